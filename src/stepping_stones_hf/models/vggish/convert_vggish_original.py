@@ -1,0 +1,112 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Loads checkpoints of torchvggish, the PyTorch port of the VGGish that was released with AudioSet.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .configuration_vggish import VGGishConfig
+from .modeling_vggish import VGGishModel
+
+
+# torchvggish numbers the modules of two `nn.Sequential`, with their activations and poolings.
+ORIGINAL_LAYERS = {
+    "features.0": "stages.0.convs.0",
+    "features.3": "stages.1.convs.0",
+    "features.6": "stages.2.convs.0",
+    "features.8": "stages.2.convs.1",
+    "features.11": "stages.3.convs.0",
+    "features.13": "stages.3.convs.1",
+    "embeddings.0": "fc1",
+    "embeddings.2": "fc2",
+    "embeddings.4": "projection",
+}
+ORIGINAL_KEYS = {
+    f"{original}.{parameter}": f"{ours}.{parameter}"
+    for original, ours in ORIGINAL_LAYERS.items()
+    for parameter in ("weight", "bias")
+}
+# PCA and quantisation of the AudioSet release, which AAVS does without.
+POSTPROCESSOR_PREFIX = "pproc."
+
+
+def convert_vggish_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    Renames the weights of torchvggish to those of [`VGGishModel`]. The PCA post-processor (`pproc.*`), where there is
+    one, is left out on purpose.
+
+    Raises:
+        ValueError: naming the keys that are not torchvggish's and those that are missing, if there are any.
+    """
+    keys = {key for key in state_dict if not key.startswith(POSTPROCESSOR_PREFIX)}
+    unexpected = sorted(keys - ORIGINAL_KEYS.keys())
+    missing = sorted(ORIGINAL_KEYS.keys() - keys)
+    if unexpected or missing:
+        raise ValueError(
+            f"These are not the weights of torchvggish. Keys that have no place in VGGish: {unexpected or 'none'}. "
+            f"Keys that are missing: {missing or 'none'}."
+        )
+    return {ours: state_dict[original] for original, ours in ORIGINAL_KEYS.items()}
+
+
+def load_vggish(path: str | os.PathLike, final_relu: bool = False) -> VGGishModel:
+    """
+    Makes a [`VGGishModel`] from a checkpoint of torchvggish. The widths of the layers are read off the weights.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A `.pth` or `.safetensors` file with torchvggish's state dict.
+        final_relu (`bool`, *optional*, defaults to `False`):
+            Whether the model ends with a ReLU, see [`VGGishConfig`].
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file has another ending, or the weights are not those of torchvggish.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        state_dict = load_file(path)
+    elif path.suffix == ".pth":
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        raise ValueError(f"{path} ends with {path.suffix!r}, but a VGGish checkpoint is a .pth or .safetensors file.")
+
+    try:
+        state_dict = convert_vggish_state_dict(state_dict)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    config = VGGishConfig(
+        conv_channels=[len(state_dict[f"stages.{stage}.convs.0.bias"]) for stage in range(4)],
+        hidden_size=len(state_dict["fc1.bias"]),
+        embedding_dim=len(state_dict["projection.bias"]),
+        final_relu=final_relu,
+    )
+    model = VGGishModel(config)
+    wrong = [
+        f"{name} {tuple(state_dict[name].shape)} (should be {tuple(parameter.shape)})"
+        for name, parameter in model.named_parameters()
+        if state_dict[name].shape != parameter.shape
+    ]
+    if wrong:
+        raise ValueError(f"{path}: the shapes of these weights do not fit together: {', '.join(wrong)}.")
+    model.load_state_dict(state_dict)
+    return model.eval()
+
+
+__all__ = ["convert_vggish_state_dict", "load_vggish"]

@@ -1,0 +1,292 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Log-mel patches for VGGish: number for number those of torchvggish for waveforms of 16 kHz. Other rates are resampled
+by torchaudio in place of resampy, which changes the log-mel values by less than 0.001 on average.
+"""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, window_function
+from transformers.utils import TensorType
+
+
+# Spectra are computed for so many patches at a time, which keeps the memory that a long recording takes bounded.
+PATCHES_PER_BLOCK = 16
+
+# The filter that resampy 0.4 calls "kaiser_best" in the terms of torchaudio.
+KAISER_BEST = {
+    "lowpass_filter_width": 50,
+    "rolloff": 0.917347,
+    "resampling_method": "sinc_interp_kaiser",
+    "beta": 12.9846,
+}
+
+
+class VGGishFeatureExtractor(SequenceFeatureExtractor):
+    r"""
+    Constructs a VGGish feature extractor, which turns waveforms into patches of a log-mel spectrogram.
+
+    This feature extractor inherits from [`~feature_extraction_sequence_utils.SequenceFeatureExtractor`] which contains
+    most of the main methods. Users should refer to this superclass for more information regarding those methods.
+
+    Args:
+        feature_size (`int`, *optional*, defaults to 64):
+            Number of mel bins.
+        sampling_rate (`int`, *optional*, defaults to 16000):
+            The rate in hertz at which the spectrogram is computed. Waveforms of another rate are resampled to it.
+        padding_value (`float`, *optional*, defaults to 0.0):
+            Unused: waveforms are never padded.
+        frame_length (`int`, *optional*, defaults to 400):
+            Length of a spectrogram frame in samples. Frames are weighted with a periodic Hann window.
+        hop_length (`int`, *optional*, defaults to 160):
+            Samples from one frame to the next. Frames are neither centered nor padded.
+        fft_length (`int`, *optional*, defaults to 512):
+            Length of the Fourier transform of a frame.
+        min_frequency (`float`, *optional*, defaults to 125.0):
+            Lower end of the lowest mel band in hertz.
+        max_frequency (`float`, *optional*, defaults to 7500.0):
+            Upper end of the highest mel band in hertz.
+        log_offset (`float`, *optional*, defaults to 0.01):
+            Added to the mel magnitudes before the logarithm.
+        patch_frames (`int`, *optional*, defaults to 96):
+            Number of frames in a patch.
+        patch_hop_seconds (`float`, *optional*, defaults to 0.96):
+            Time in seconds from the start of one patch to the start of the next. With 0.96, as in the original,
+            patches follow one another without a gap; with 1.0 one patch begins at each second of a video.
+    """
+
+    model_input_names = ["input_features"]
+
+    def __init__(
+        self,
+        feature_size: int = 64,
+        sampling_rate: int = 16_000,
+        padding_value: float = 0.0,
+        frame_length: int = 400,
+        hop_length: int = 160,
+        fft_length: int = 512,
+        min_frequency: float = 125.0,
+        max_frequency: float = 7500.0,
+        log_offset: float = 0.01,
+        patch_frames: int = 96,
+        patch_hop_seconds: float = 0.96,
+        return_attention_mask: bool = False,
+        **kwargs,
+    ):
+        super().__init__(
+            feature_size=feature_size,
+            sampling_rate=sampling_rate,
+            padding_value=padding_value,
+            return_attention_mask=return_attention_mask,
+            **kwargs,
+        )
+        self.frame_length = frame_length
+        self.hop_length = hop_length
+        self.fft_length = fft_length
+        self.min_frequency = min_frequency
+        self.max_frequency = max_frequency
+        self.log_offset = log_offset
+        self.patch_frames = patch_frames
+        self.patch_hop_seconds = patch_hop_seconds
+        # `to_dict` leaves arrays of these two names out: they follow from the other attributes.
+        self.window = window_function(frame_length, name="hann", periodic=True)
+        self.mel_filters = mel_filter_bank(
+            num_frequency_bins=fft_length // 2 + 1,
+            num_mel_filters=feature_size,
+            min_frequency=min_frequency,
+            max_frequency=max_frequency,
+            sampling_rate=sampling_rate,
+            norm=None,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )
+
+    @property
+    def patch_length(self) -> int:
+        """Number of samples that one patch covers, at the extractor's sampling rate."""
+        return (self.patch_frames - 1) * self.hop_length + self.frame_length
+
+    def __call__(
+        self,
+        audio: np.ndarray | torch.Tensor | Sequence,
+        sampling_rate: int | None = None,
+        num_patches: int | Sequence[int] | None = None,
+        patch_hop_seconds: float | None = None,
+        return_tensors: str | TensorType | None = None,
+    ) -> BatchFeature:
+        r"""
+        Computes the log-mel patches of one or several waveforms.
+
+        Args:
+            audio (`np.ndarray`, `torch.Tensor`, `list[float]` or a list of these):
+                One waveform or a list of waveforms, each of shape `(num_samples,)` or `(num_channels, num_samples)`;
+                channels are averaged. An array is always one waveform, and so is a list of numbers. Floating point
+                samples, between -1 and 1, are taken as they are; integers are divided by the range of their type.
+            sampling_rate (`int`):
+                The rate of the waveforms in hertz. An odd one, such as 44101, takes seconds and gigabytes to resample.
+            num_patches (`int` or `list[int]`, *optional*):
+                How many patches to return for each waveform, as one number or as one per waveform: the first so many,
+                and where there are fewer the last one is repeated (as the original does for the S4 subset of
+                AVSBench). By default all that fit into the waveform; an incomplete one at the end is dropped.
+            patch_hop_seconds (`float`, *optional*):
+                Time from one patch to the next, instead of the attribute of this name. A patch starts at the sample
+                that is nearest.
+            return_tensors (`str` or [`~utils.TensorType`], *optional*):
+                `"pt"` for PyTorch tensors. NumPy arrays by default.
+
+        Returns:
+            [`BatchFeature`] with `input_features` of shape `(num_patches, patch_frames, feature_size)`, float32: one
+            flat batch with the patches of one waveform after those of the other.
+
+        Raises:
+            ValueError: if the sampling rate is missing or not a positive whole number; if a waveform is empty, shorter
+                than one patch, transposed, of another shape or type than described, or has samples that are NaN or
+                infinite; if `num_patches` is less than 1 or not one per waveform; if `patch_hop_seconds` is less than
+                one sample.
+        """
+        check_sampling_rate(sampling_rate)
+        if isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], Real)):
+            waveforms = {f"audio[{index}]": waveform for index, waveform in enumerate(audio)}
+        else:
+            waveforms = {"audio": audio}
+        if not waveforms:
+            raise ValueError("`audio` is an empty list. Pass a waveform or a list of at least one.")
+        patch_counts = expand_num_patches(num_patches, len(waveforms))
+        patch_hop = self._patch_hop_samples(patch_hop_seconds)
+
+        features = []
+        for (name, waveform), count in zip(waveforms.items(), patch_counts):
+            samples = self._resample(to_mono(waveform, name), sampling_rate)
+            patches = self._cut_patches(samples, name, patch_hop, count)
+            log_mel = torch.cat([self._log_mel(block) for block in patches.split(PATCHES_PER_BLOCK)])
+            features.append(log_mel)
+            if count is not None and count > len(log_mel):
+                features.append(log_mel[-1:].expand(count - len(log_mel), -1, -1))
+        return BatchFeature({"input_features": torch.cat(features).numpy()}, tensor_type=return_tensors)
+
+    def _patch_hop_samples(self, patch_hop_seconds: float | None) -> float:
+        """Samples from one patch to the next; not necessarily a whole number."""
+        if patch_hop_seconds is None:
+            patch_hop_seconds = self.patch_hop_seconds
+        patch_hop = patch_hop_seconds * self.sampling_rate
+        if not 1 <= patch_hop < math.inf:
+            raise ValueError(
+                f"`patch_hop_seconds` is {patch_hop_seconds}, but patches must be at least one sample "
+                f"({1 / self.sampling_rate} s) apart. Use 0.96 for patches without a gap or 1.0 for one per second."
+            )
+        return patch_hop
+
+    def _resample(self, samples: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+        if sampling_rate == self.sampling_rate:
+            return samples
+        # Imported only where it is needed, since a torchaudio that does not fit the installed torch fails to import.
+        from torchaudio.functional import resample
+
+        # In single precision: double changes nothing that matters and takes longer.
+        return resample(samples.float(), int(sampling_rate), self.sampling_rate, **KAISER_BEST).double()
+
+    def _cut_patches(self, samples: torch.Tensor, name: str, patch_hop: float, count: int | None) -> torch.Tensor:
+        """(num_samples,) -> (num_patches, patch_length): the patches that fit, at most `count` of them."""
+        slack = len(samples) - self.patch_length
+        if slack < 0:
+            raise ValueError(
+                f"`{name}` has {len(samples)} samples at {self.sampling_rate} Hz: not one patch, which takes "
+                f"{self.patch_length} ({self.patch_length / self.sampling_rate} s). Pad it with zeros or leave it out."
+            )
+        # Every start is rounded by itself: a hop that is no whole number of samples does not add up to a drift.
+        starts = torch.arange(0, slack + 0.5, patch_hop, dtype=torch.float64)[:count].round().long()
+        return samples.unfold(0, self.patch_length, 1)[starts]
+
+    def _log_mel(self, patches: torch.Tensor) -> torch.Tensor:
+        """(num_patches, patch_length) -> (num_patches, patch_frames, feature_size)"""
+        frames = patches.unfold(-1, self.frame_length, self.hop_length)
+        # In double precision up to here: next to a loud tone, single precision changes quiet mel bins by 1e-3.
+        spectrum = torch.fft.rfft(frames * torch.from_numpy(self.window), self.fft_length)
+        mel = spectrum.abs() @ torch.from_numpy(self.mel_filters)
+        return torch.log(mel + self.log_offset).float()
+
+
+def check_sampling_rate(sampling_rate: int | None) -> None:
+    if sampling_rate is None:
+        raise ValueError(
+            "`sampling_rate` is missing: pass the rate of the waveforms in hertz, as the audio file names it."
+        )
+    if not isinstance(sampling_rate, Real) or sampling_rate <= 0 or not float(sampling_rate).is_integer():
+        raise ValueError(f"`sampling_rate` is {sampling_rate!r}, but must be a positive whole number of hertz.")
+
+
+def expand_num_patches(num_patches: int | Sequence[int] | None, num_waveforms: int) -> Sequence[int | None]:
+    """One number of patches per waveform; `None` stands for as many as fit."""
+    if num_patches is None or isinstance(num_patches, Integral):
+        num_patches = [num_patches] * num_waveforms
+    if len(num_patches) != num_waveforms:
+        raise ValueError(
+            f"`num_patches` has {len(num_patches)} numbers for {num_waveforms} waveforms. Pass one per waveform, or "
+            "one integer for all."
+        )
+    for count in num_patches:
+        if count is not None and count < 1:
+            raise ValueError(f"`num_patches` is {count}, but every waveform has to give at least 1 patch.")
+    return num_patches
+
+
+def to_mono(waveform: np.ndarray | torch.Tensor | Sequence, name: str) -> torch.Tensor:
+    """The mean over the channels, of shape (num_samples,), in double precision, with integers scaled to [-1, 1]."""
+    if isinstance(waveform, torch.Tensor):
+        waveform = waveform.detach().cpu()
+        # NumPy has no bfloat16.
+        waveform = waveform.double().numpy() if waveform.is_floating_point() else waveform.numpy()
+    waveform = np.asarray(waveform)
+
+    is_integer = waveform.dtype.kind in "iu" and waveform.dtype.itemsize <= 4
+    if waveform.dtype.kind != "f" and not is_integer:
+        raise ValueError(
+            f"`{name}` has dtype {waveform.dtype}, but waveforms are floating point numbers between -1 and 1 or "
+            "integers of 8, 16 or 32 bits, which are divided by their range. Decode files first, e.g. with "
+            "`soundfile.read`."
+        )
+    if waveform.ndim not in (1, 2):
+        raise ValueError(
+            f"`{name}` has shape {waveform.shape}, but a waveform has shape (num_samples,) or (num_channels, "
+            "num_samples). Pass several waveforms as a list."
+        )
+    if waveform.size == 0:
+        raise ValueError(f"`{name}` is empty (shape {waveform.shape}).")
+    if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
+        raise ValueError(
+            f"`{name}` has shape {waveform.shape}, i.e. more channels than samples, but the channels come first: pass "
+            f"`{name}.T` (soundfile, for one, gives the samples first)."
+        )
+
+    samples = waveform.astype(np.float64)
+    if is_integer:
+        # The range of int16 is -32768 ... 32767, around 0, that of uint8 0 ... 255, around 128.
+        half_range = 2.0 ** (8 * waveform.dtype.itemsize - 1)
+        samples = (samples - (np.iinfo(waveform.dtype).min + half_range)) / half_range
+    if not np.isfinite(samples).all():
+        index = tuple(np.argwhere(~np.isfinite(samples))[0].tolist())
+        raise ValueError(
+            f"`{name}` has samples that are NaN or infinite, the first at index {index} of shape {samples.shape}: "
+            f"{samples[index]}. Mend the recording or leave it out."
+        )
+    return torch.from_numpy(samples.mean(axis=0) if samples.ndim == 2 else samples)
+
+
+__all__ = ["VGGishFeatureExtractor"]
