@@ -1,0 +1,66 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Audio-visual segmentation for the Hugging Face ecosystem: AAVS and the Stepping Stones strategy."""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForUniversalSegmentation,
+    AutoProcessor,
+)
+
+from .models.aavs import (
+    AAVSConfig,
+    AAVSForAudioVisualSegmentation,
+    AAVSImageProcessor,
+    AAVSImageProcessorPil,
+    AAVSModel,
+    AAVSPreTrainedModel,
+    AAVSProcessor,
+    load_mask2former_weights,
+)
+from .models.vggish import VGGishConfig, VGGishFeatureExtractor, VGGishModel, VGGishPreTrainedModel
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register("vggish", VGGishConfig)
+AutoModel.register(VGGishConfig, VGGishModel)
+AutoFeatureExtractor.register(VGGishConfig, VGGishFeatureExtractor)
+
+AutoConfig.register("aavs", AAVSConfig)
+AutoModel.register(AAVSConfig, AAVSModel)
+AutoModelForUniversalSegmentation.register(AAVSConfig, AAVSForAudioVisualSegmentation)
+AutoImageProcessor.register(
+    AAVSConfig, image_processor_classes={"torchvision": AAVSImageProcessor, "pil": AAVSImageProcessorPil}
+)
+AutoFeatureExtractor.register(AAVSConfig, VGGishFeatureExtractor)
+AutoProcessor.register(AAVSConfig, AAVSProcessor)
+
+__all__ = [
+    "AAVSConfig",
+    "AAVSForAudioVisualSegmentation",
+    "AAVSImageProcessor",
+    "AAVSImageProcessorPil",
+    "AAVSModel",
+    "AAVSPreTrainedModel",
+    "AAVSProcessor",
+    "VGGishConfig",
+    "VGGishFeatureExtractor",
+    "VGGishModel",
+    "VGGishPreTrainedModel",
+    "load_mask2former_weights",
+]

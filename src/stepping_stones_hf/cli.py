@@ -1,0 +1,89 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`stepping-stones`: the library's command line, one function per command."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def convert(args: argparse.Namespace) -> int:
+    from .models.aavs import convert_aavs_checkpoint
+
+    unplaced, missing = convert_aavs_checkpoint(
+        args.checkpoint, args.config, args.stage, args.output, args.preprocessor_config, args.vggish
+    )
+    for key in unplaced:
+        print(f"no place for {key}", file=sys.stderr)
+    for key in missing:
+        print(f"not in the checkpoint: {key}", file=sys.stderr)
+    if unplaced or missing:
+        print(
+            f"{len(unplaced)} keys of {args.checkpoint} have no place in the model and {len(missing)} parameters of "
+            f"the model are not in it (or have other shapes). Nothing was written. Check --stage and --config.",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"Wrote {args.output}: load it with AAVSForAudioVisualSegmentation.from_pretrained({str(args.output)!r}).")
+    return 0
+
+
+def make_mini(args: argparse.Namespace) -> int:
+    from .data.mini import make_mini_avsbench
+
+    make_mini_avsbench(args.output, seed=args.seed)
+    print(f"mini-AVSBench is in {args.output}, in the layout of AVSBench-semantic.")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stepping-stones", description="Audio-visual segmentation, command by command."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("convert", help="convert a released checkpoint into a folder for from_pretrained")
+    command.set_defaults(run=convert)
+    command.add_argument("--model", choices=["aavs"], required=True)
+    command.add_argument(
+        "--checkpoint", type=Path, required=True, help=".pth or .safetensors, with the names as released"
+    )
+    command.add_argument("--config", type=Path, required=True, help="the original config.json")
+    command.add_argument("--preprocessor-config", type=Path, help="the original preprocessor_config.json")
+    command.add_argument("--vggish", type=Path, help="torchvggish checkpoint; without it the model takes embeddings")
+    command.add_argument("--stage", type=int, choices=[1, 2], required=True, help="1: localisation, 2: semantics")
+    command.add_argument("--output", type=Path, required=True, help="folder to write")
+
+    command = commands.add_parser("make-mini", help="make mini-AVSBench, a procedural AVSBench, in seconds")
+    command.set_defaults(run=make_mini)
+    command.add_argument("output", type=Path, help="folder to write")
+    command.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        # Messages of bad input say what to do; a stack trace would bury them.
+        print(f"stepping-stones: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+__all__ = ["main"]

@@ -1,0 +1,281 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Weights from elsewhere: released AAVS checkpoints (`stepping-stones convert --model aavs`), and Mask2Former checkpoints
+of the Hub to start training from.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, SwinConfig
+
+from ..vggish import VGGishConfig, VGGishFeatureExtractor
+from ..vggish.convert_vggish_original import load_vggish
+from .configuration_aavs import AAVSConfig
+from .image_processing_pil_aavs import AAVSImageProcessorPil
+from .modeling_aavs import AAVSForAudioVisualSegmentation
+from .processing_aavs import AAVSProcessor
+
+
+# (pattern, replacement), applied in this order to every key. The patterns cover the names of the released checkpoints,
+# which hold a Mask2Former of transformers 4.35 as `model.*`, and of a Mask2Former of transformers 5.
+KEY_RENAMES = [
+    (r"^model\.(model|class_predictor|criterion)\.", r"\1."),
+    (r"^audio_proj\.0\.", "model.audio_projector.linear_1."),
+    (r"^audio_proj\.2\.", "model.audio_projector.linear_2."),
+    # Backbone
+    (r"^model\.pixel_level_module\.encoder\.(embeddings|encoder)\.", r"model.backbone.swin.\1."),
+    (r"^model\.pixel_level_module\.encoder\.", "model.backbone."),
+    (r"\.attention\.output\.swin_adapt_1\.", ".attention.o_proj.adapter."),
+    (r"\.output\.swin_adapt_3\.", ".mlp.fc2.adapter."),
+    (r"\.attention\.self\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
+    (
+        r"\.attention\.self\.relative_position_bias_table",
+        ".attention.relative_position_bias.relative_position_bias_table",
+    ),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    # Pixel decoder
+    (r"^model\.pixel_level_module\.decoder\.", "model.pixel_decoder."),
+    (r"^(model\.pixel_decoder\..*)\.avs_adapt\.", r"\1.output_proj.adapter."),
+    # Transformer decoder
+    (r"^model\.transformer_module\.decoder\.mask_predictor\.", "model.decoder."),
+    (r"^model\.transformer_module\.decoder\.", "model.decoder."),
+    (r"^(model\.decoder\..*)\.avs_adapt\.", r"\1.out_proj.adapter."),
+    (r"^model\.transformer_module\.queries_", "model.decoder.audio_query.queries_"),
+    (r"^model\.transformer_module\.audio_embed\.", "model.decoder.audio_aware_key.sounding_embed."),
+    (r"^model\.transformer_module\.(silence|uncertain)_embed\.", r"model.decoder.audio_aware_key.\1_embed."),
+    (r"^model\.transformer_module\.", "model.decoder."),
+    # The two linear layers of every adapter
+    (r"\.adapter\.0\.", ".adapter.down_proj."),
+    (r"\.adapter\.2\.", ".adapter.up_proj."),
+]
+
+# `relative_position_index` follows from the window size; Swin's last layer norm is read by nobody.
+DROPPED_KEYS = re.compile(r"\.relative_position_index$|\.swin\.layernorm\.")
+
+# What a Mask2Former checkpoint need not have: what AAVS adds, and what has one row per label or per query.
+NEW_OR_RESIZED = re.compile(
+    r"\.adapter\.|\.audio_encoder\.|\.audio_projector\.|\.audio_aware_key\.|\.audio_query\.|"
+    r"^class_predictor\.|^criterion\.empty_weight$"
+)
+
+PIXEL_ATTENTION = "model.pixel_decoder.encoder.layers.0.self_attn"
+
+# Sizes are read off these.
+REQUIRED_KEYS = {f"{PIXEL_ATTENTION}.output_proj.adapter.up_proj.weight", "model.audio_projector.linear_1.weight"}
+
+# Fields of a released config.json that AAVSConfig does not have, and the only values that mean the same without them.
+IMPLIED_FIELDS = {"pre_norm": False, "ignore_value": 255}
+
+
+def rename_key(key: str) -> str:
+    """The name here of a parameter of a released AAVS checkpoint or of a Mask2Former."""
+    for pattern, replacement in KEY_RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def convert_aavs_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """State dict of a released AAVS checkpoint, or of a Mask2Former, under the names of this library."""
+    return {rename_key(key): value for key, value in state_dict.items() if not DROPPED_KEYS.search(key)}
+
+
+def convert_aavs_config(
+    original_config: dict, state_dict: dict[str, torch.Tensor], stage: int, audio_config: VGGishConfig | None = None
+) -> AAVSConfig:
+    """
+    Config of a released checkpoint.
+
+    Args:
+        original_config (`dict`):
+            Content of the checkpoint's `config.json`, which is a Mask2Former config.
+        state_dict (`dict[str, torch.Tensor]`):
+            The checkpoint under the names of this library; it holds sizes that the original config does not.
+        stage (`int`):
+            1 (localisation) or 2 (semantics, prompted with masks).
+        audio_config (`VGGishConfig`, *optional*):
+            Config of the audio encoder, if the model is to have one.
+
+    Raises:
+        `ValueError`: if the original config has a value that AAVS does not support.
+    """
+    for name, implied in IMPLIED_FIELDS.items():
+        if original_config.get(name, implied) != implied:
+            raise ValueError(
+                f"The original config has {name}={original_config[name]!r}; only {implied!r} is supported."
+            )
+    backbone_config = original_config["backbone_config"]
+    adapter_width, bottleneck = state_dict[f"{PIXEL_ATTENTION}.output_proj.adapter.up_proj.weight"].shape
+    projection_dim, embedding_dim = state_dict["model.audio_projector.linear_1.weight"].shape
+    return AAVSConfig(
+        **{name: original_config[name] for name in get_own_fields(AAVSConfig, original_config)},
+        id2label=original_config["id2label"],
+        label2id=original_config["label2id"],
+        backbone_config=SwinConfig(
+            **{name: backbone_config[name] for name in get_own_fields(SwinConfig, backbone_config)},
+            out_features=backbone_config["out_features"],
+        ),
+        audio_config=audio_config,
+        audio_embedding_dim=embedding_dim,
+        audio_projection_dim=projection_dim,
+        adapter_reduction=adapter_width // bottleneck,
+        use_mask_prompt=stage == 2,
+        apply_output_projection=stage == 2,
+    )
+
+
+def get_own_fields(config_class: type[PreTrainedConfig], values: dict) -> set[str]:
+    """The fields that `config_class` itself declares and that `values` sets."""
+    own = set(config_class.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
+    return {name for name in own - {"backbone_config"} if values.get(name) is not None}
+
+
+def load_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """State dict of a `.safetensors` file, or of a file of `torch.save`, from which nothing but tensors is read."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path}.")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a state dict that torch.load(weights_only=True) reads: {error}. Save the model's "
+            "state_dict() with torch.save, or as .safetensors."
+        ) from error
+
+
+def convert_aavs_checkpoint(
+    checkpoint: str | Path,
+    config: str | Path,
+    stage: int,
+    output_dir: str | Path,
+    preprocessor_config: str | Path | None = None,
+    vggish: str | Path | None = None,
+) -> tuple[list[str], list[str]]:
+    """
+    Converts a released checkpoint and writes config, weights and processor to `output_dir`, unless a key is left over.
+
+    Args:
+        checkpoint (`str` or `Path`):
+            `.pth` or `.safetensors` file with the names of the released checkpoints.
+        config (`str` or `Path`):
+            The checkpoint's original `config.json`.
+        stage (`int`):
+            1 (localisation) or 2 (semantics, prompted with masks).
+        output_dir (`str` or `Path`):
+            Folder to write to.
+        preprocessor_config (`str` or `Path`, *optional*):
+            The checkpoint's original `preprocessor_config.json`, for size, mean and standard deviation.
+        vggish (`str` or `Path`, *optional*):
+            torchvggish checkpoint; without it the model has no audio encoder.
+
+    Returns:
+        `tuple[list[str], list[str]]`: the checkpoint's keys that have no place in the model, by their original names,
+        and the model's parameters that the checkpoint does not have. Where either is not empty nothing was written.
+    """
+    original = load_checkpoint(checkpoint)
+    state_dict = convert_aavs_state_dict(original)
+    original_config = json.loads(Path(config).read_text())
+    # The released embeddings were taken before VGGish's last ReLU.
+    audio_encoder = load_vggish(vggish, final_relu=False) if vggish is not None else None
+    for key in REQUIRED_KEYS - state_dict.keys():
+        raise ValueError(f"{checkpoint} is no AAVS checkpoint: it has nothing that becomes {key}.")
+    aavs_config = convert_aavs_config(
+        original_config, state_dict, stage, audio_encoder.config if audio_encoder is not None else None
+    )
+    model = AAVSForAudioVisualSegmentation(aavs_config)
+    if audio_encoder is not None:
+        state_dict |= {f"model.audio_encoder.{key}": value for key, value in audio_encoder.state_dict().items()}
+
+    expected = model.state_dict()
+    fits = {key for key, value in state_dict.items() if key in expected and value.shape == expected[key].shape}
+    unplaced = [key for key in original if not DROPPED_KEYS.search(key) and rename_key(key) not in fits]
+    missing = sorted(expected.keys() - fits)
+    if unplaced or missing:
+        return unplaced, missing
+
+    model.load_state_dict(state_dict)
+    image_options = json.loads(Path(preprocessor_config).read_text()) if preprocessor_config is not None else {}
+    processor = AAVSProcessor(
+        image_processor=AAVSImageProcessorPil(
+            **{name: image_options[name] for name in ("size", "image_mean", "image_std") if name in image_options},
+            localization=stage == 1,
+        ),
+        feature_extractor=VGGishFeatureExtractor(),
+    )
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    return [], []
+
+
+def load_mask2former_weights(
+    model: AAVSForAudioVisualSegmentation, pretrained_model_name_or_path: str | Path, **kwargs
+) -> list[str]:
+    """
+    Starts `model` from a Mask2Former checkpoint, as the paper does from `facebook/mask2former-swin-base-ade-semantic`.
+    What Mask2Former does not have (adapters, audio, prompt) and what depends on the number of labels or queries, where
+    that differs, keeps its initial weights.
+
+    Args:
+        model ([`AAVSForAudioVisualSegmentation`]):
+            Changed in place.
+        pretrained_model_name_or_path (`str` or `Path`):
+            Repository of the Hub or folder of a `Mask2FormerForUniversalSegmentation` with a Swin backbone.
+        kwargs:
+            Passed on to `Mask2FormerForUniversalSegmentation.from_pretrained` (`revision`, `token`, ...).
+
+    Returns:
+        `list[str]`: names of the parameters that kept their initial weights.
+
+    Raises:
+        `ValueError`: if a parameter that must come from the checkpoint is not in it or has another shape there.
+
+    Example:
+
+    ```python
+    >>> from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation, load_mask2former_weights
+
+    >>> model = AAVSForAudioVisualSegmentation(AAVSConfig(num_labels=71, use_mask_prompt=True))  # doctest: +SKIP
+    >>> new = load_mask2former_weights(model, "facebook/mask2former-swin-base-ade-semantic")  # doctest: +SKIP
+    ```
+    """
+    mask2former, info = Mask2FormerForUniversalSegmentation.from_pretrained(
+        pretrained_model_name_or_path, output_loading_info=True, dtype=torch.float32, **kwargs
+    )
+    not_loaded = {key for key in info["missing_keys"] if not DROPPED_KEYS.search(key)}
+    source = {rename_key(key): value for key, value in mask2former.state_dict().items() if key not in not_loaded}
+    expected = model.state_dict()
+    loaded = {key: source[key] for key in expected if key in source and source[key].shape == expected[key].shape}
+    kept = [key for key in expected if key not in loaded]
+    wrong = [key for key in kept if not NEW_OR_RESIZED.search(key)]
+    if wrong:
+        raise ValueError(
+            f"{pretrained_model_name_or_path} does not fit this model: {len(wrong)} parameters are missing there or "
+            f"have another shape, such as {wrong[0]} ({tuple(expected[wrong[0]].shape)} here, "
+            f"{tuple(source[wrong[0]].shape) if wrong[0] in source else 'absent'} there). Compare the checkpoint's "
+            "config with the model's, backbone_config first."
+        )
+    model.load_state_dict(loaded, strict=False)
+    return kept
+
+
+__all__ = ["convert_aavs_checkpoint", "convert_aavs_config", "convert_aavs_state_dict", "load_mask2former_weights"]

@@ -1,0 +1,829 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+PyTorch AAVS, the model of *Stepping Stones: A Progressive Training Strategy for Audio-Visual Semantic Segmentation*
+(Ma et al., ECCV 2024, https://huggingface.co/papers/2407.11820), section 3.3 and Fig. 2.
+
+AAVS is Mask2Former with adapters in the attention modules, object queries that hear (the adaptive audio query) and, in
+the second stage, three uses of the first stage's mask: mask fusion, the robust audio-aware key and the initial
+attention mask. Frames are independent of one another: frame t is segmented with second t of the sound, so the batch
+axis is frames, of any number of clips.
+
+Where the paper and the released program differ we follow the program, which the released checkpoints fit: the decoder
+has nine layers, not twelve; thresholds are inclusive; the adapters of the attention modules replace their input and
+have no residual connection; drop path is constant over depth.
+
+The backbone, the pixel decoder and parts of the loss are those of transformers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import SwinBackbone
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerMLPPredictionHead,
+    Mask2FormerPixelDecoder,
+    Mask2FormerPixelDecoderEncoderLayer,
+    Mask2FormerPreTrainedModel,
+    Mask2FormerSinePositionEmbedding,
+)
+from transformers.models.swin.modeling_swin import SwinDropPath
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..vggish import VGGishModel
+from .configuration_aavs import AAVSConfig
+from .loss_aavs import AAVSLoss
+
+
+# The decoder visits the feature maps of strides 32, 16 and 8 in turn.
+NUM_FEATURE_LEVELS = 3
+
+
+@auto_docstring(
+    custom_intro="""
+    Output of [`AAVSModel`]: object queries and the mask features that they are compared with.
+    """
+)
+@dataclass
+class AAVSModelOutput(ModelOutput):
+    r"""
+    query_states (`tuple(torch.FloatTensor)`):
+        Normalised states of the queries, each `(num_frames, num_queries, hidden_dim)`: before the decoder's first
+        layer and after each layer.
+    mask_embeddings (`tuple(torch.FloatTensor)`):
+        Mask embeddings that were computed from `query_states`, each `(num_frames, num_queries, mask_feature_size)`.
+        Their product with `mask_features` gives the mask logits.
+    mask_features (`torch.FloatTensor` of shape `(num_frames, mask_feature_size, height / 4, width / 4)`):
+        Mask features, with the mask prompt added where `config.mask_prompt_fusion` is set.
+    pixel_decoder_last_hidden_state (`torch.FloatTensor`):
+        Mask features as the pixel decoder gives them, without the prompt, of the same shape.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
+        Outputs of the decoder's layers, each `(num_frames, num_queries, hidden_dim)`.
+    attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+        Self-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_queries)`.
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+        Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, level_height *
+        level_width)`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    query_states: tuple[torch.FloatTensor, ...] | None = None
+    mask_embeddings: tuple[torch.FloatTensor, ...] | None = None
+    mask_features: torch.FloatTensor | None = None
+    pixel_decoder_last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(
+    custom_intro="""
+    Output of [`AAVSForAudioVisualSegmentation`]; [`~AAVSImageProcessor.post_process_semantic_segmentation`] turns it
+    into label maps.
+    """
+)
+@dataclass
+class AAVSForAudioVisualSegmentationOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `mask_labels` and `class_labels` are given):
+        Sum of the terms of `loss_dict`.
+    loss_dict (`dict[str, torch.FloatTensor]`, *optional*, returned when `mask_labels` and `class_labels` are given):
+        Weighted terms of the loss: `loss_cross_entropy`, `loss_mask`, `loss_dice` and, with
+        `config.use_auxiliary_loss`, the same of the earlier predictions with `_0`, `_1`, ... appended.
+    class_queries_logits (`torch.FloatTensor` of shape `(num_frames, num_queries, num_labels + 1)`):
+        Class logits of the queries; the last column is "no object".
+    masks_queries_logits (`torch.FloatTensor` of shape `(num_frames, num_queries, height / 4, width / 4)`):
+        Mask logits of the queries.
+    auxiliary_logits (`list[dict[str, torch.FloatTensor]]`, *optional*, returned with `output_auxiliary_logits=True`):
+        `class_queries_logits` and `masks_queries_logits` of the earlier predictions, first to last.
+    last_hidden_state (`torch.FloatTensor` of shape `(num_frames, num_queries, hidden_dim)`):
+        Output of the decoder's last layer.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
+        Outputs of the decoder's layers, each `(num_frames, num_queries, hidden_dim)`.
+    attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+        Self-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_queries)`.
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+        Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, level_height *
+        level_width)`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict[str, torch.FloatTensor] | None = None
+    class_queries_logits: torch.FloatTensor | None = None
+    masks_queries_logits: torch.FloatTensor | None = None
+    auxiliary_logits: list[dict[str, torch.FloatTensor]] | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class AAVSAdapter(nn.Module):
+    """Bottleneck of two linear layers, without a residual connection."""
+
+    def __init__(self, hidden_size: int, reduction: int):
+        super().__init__()
+        self.down_proj = nn.Linear(hidden_size, hidden_size // reduction)
+        self.up_proj = nn.Linear(hidden_size // reduction, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.up_proj(nn.functional.relu(self.down_proj(hidden_states)))
+
+
+class AAVSResidualAdapterLinear(nn.Linear):
+    """
+    A linear layer and an adapter around its output, `y + adapter(y)`: takes the place of the last linear layer of a
+    Swin block's attention and of its MLP. A subclass of `nn.Linear`, so that the pretrained layer's weights keep their
+    names.
+    """
+
+    def __init__(self, in_features: int, out_features: int, reduction: int):
+        super().__init__(in_features, out_features)
+        self.adapter = AAVSAdapter(out_features, reduction)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = super().forward(hidden_states)
+        return hidden_states + self.adapter(hidden_states)
+
+
+class AAVSAdapterLinear(nn.Linear):
+    """
+    An adapter in the place of an attention module's output projection: `adapter(projection(x))`, or `adapter(x)` with
+    `apply_projection=False`, where the projection's weights are in the checkpoint and do nothing. There is no residual
+    connection here: all that the attention gathered passes through the bottleneck.
+    """
+
+    def __init__(self, hidden_size: int, reduction: int, apply_projection: bool):
+        super().__init__(hidden_size, hidden_size)
+        self.apply_projection = apply_projection
+        self.adapter = AAVSAdapter(hidden_size, reduction)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # CODEPATH: the released checkpoint of the second stage projects, those of the first stage do not
+        if self.apply_projection:
+            hidden_states = super().forward(hidden_states)
+        return self.adapter(hidden_states)
+
+
+class AAVSSwinBackbone(SwinBackbone):
+    """Swin with an adapter after the attention and after the MLP of each block."""
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__(config.backbone_config)
+        # Computed from the last feature map and read by nobody.
+        self.swin.layernorm = nn.Identity()
+        for stage in self.swin.encoder.layers:
+            for block in stage.blocks:
+                for module, name in ((block.attention, "o_proj"), (block.mlp, "fc2")):
+                    linear = getattr(module, name)
+                    adapted = AAVSResidualAdapterLinear(
+                        linear.in_features, linear.out_features, config.adapter_reduction
+                    )
+                    setattr(module, name, adapted)
+                # The released program's rate is the same in every block; transformers' grows with depth.
+                block.drop_path = SwinDropPath(self.config.drop_path_rate)
+
+
+class AAVSPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderEncoderLayer):
+    """A deformable attention layer whose attention ends in an adapter."""
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__(config)
+        self.self_attn.output_proj = AAVSAdapterLinear(
+            config.feature_size, config.adapter_reduction, config.apply_output_projection
+        )
+
+
+class AAVSPixelDecoder(Mask2FormerPixelDecoder):
+    """Mask2Former's pixel decoder with adapters."""
+
+    def __init__(self, config: AAVSConfig, feature_channels: list[int]):
+        super().__init__(config, feature_channels)
+        self.encoder.layers = nn.ModuleList([AAVSPixelDecoderLayer(config) for _ in range(config.encoder_layers)])
+
+
+class AAVSAudioProjector(nn.Module):
+    """From audio embeddings to the decoder's width."""
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(config.audio_embedding_dim, config.audio_projection_dim)
+        self.linear_2 = nn.Linear(config.audio_projection_dim, config.hidden_dim)
+
+    def forward(self, audio_embeddings: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(nn.functional.relu(self.linear_1(audio_embeddings)))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+    attn_output = torch.matmul(attn_weights, value).transpose(1, 2).contiguous()
+    return attn_output, attn_weights
+
+
+class AAVSSelfAttention(nn.Module):
+    """Attention among the queries of a frame; ends in an adapter."""
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_dim // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.dropout
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.k_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.v_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.out_proj = AAVSAdapterLinear(config.hidden_dim, config.adapter_reduction, config.apply_output_projection)
+
+    def forward(
+        self, hidden_states: torch.Tensor, position_embeddings: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        hidden_shape = (*input_shape, -1, self.head_dim)
+        # Position embeddings take part in queries and keys, not in values.
+        with_position = hidden_states + position_embeddings
+        query = self.q_proj(with_position).view(hidden_shape).transpose(1, 2)
+        key = self.k_proj(with_position).view(hidden_shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask=None,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.out_proj(attn_output.reshape(*input_shape, -1)), attn_weights
+
+
+class AAVSMaskedCrossAttention(nn.Module):
+    """
+    Attention of the queries to the places of one feature map that the attention mask leaves open. The three input
+    projections are packed as in `torch.nn.MultiheadAttention`, so that checkpoints of Mask2Former fit name by name.
+    """
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_dim // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.dropout
+        self.is_causal = False
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * config.hidden_dim, config.hidden_dim))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * config.hidden_dim))
+        self.out_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (frames, queries, hidden_dim)
+        query_position_embeddings: torch.Tensor,  # (queries, hidden_dim)
+        memory: torch.Tensor,  # (frames, places, hidden_dim)
+        key_position_embeddings: torch.Tensor,  # (frames, places, hidden_dim)
+        attention_mask: torch.Tensor,  # (frames, 1, queries, places), added to the attention logits
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        inputs = (hidden_states + query_position_embeddings, memory + key_position_embeddings, memory)
+        query, key, value = (
+            nn.functional.linear(x, weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for x, weight, bias in zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
+        )
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.out_proj(attn_output.reshape(*input_shape, -1)), attn_weights
+
+
+class AAVSDecoderLayer(GradientCheckpointingLayer):
+    """Masked cross-attention, self-attention and a feed-forward network, each with a residual and a norm after it."""
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__()
+        self.cross_attn = AAVSMaskedCrossAttention(config)
+        self.cross_attn_layer_norm = nn.LayerNorm(config.hidden_dim)
+        self.self_attn = AAVSSelfAttention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(config.hidden_dim)
+        self.fc1 = nn.Linear(config.hidden_dim, config.dim_feedforward)
+        self.fc2 = nn.Linear(config.dim_feedforward, config.hidden_dim)
+        self.activation_fn = ACT2FN[config.activation_function]
+        self.dropout = nn.Dropout(config.dropout)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_dim)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        query_position_embeddings: torch.Tensor,
+        memory: torch.Tensor,
+        key_position_embeddings: torch.Tensor,
+        attention_mask: torch.Tensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states, _ = self.cross_attn(
+            hidden_states, query_position_embeddings, memory, key_position_embeddings, attention_mask, **kwargs
+        )
+        hidden_states = self.cross_attn_layer_norm(residual + self.dropout(hidden_states))
+
+        residual = hidden_states
+        hidden_states, _ = self.self_attn(hidden_states, query_position_embeddings, **kwargs)
+        hidden_states = self.self_attn_layer_norm(residual + self.dropout(hidden_states))
+
+        residual = hidden_states
+        hidden_states = self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
+        return self.final_layer_norm(residual + self.dropout(hidden_states))
+
+
+class AAVSAudioQuery(nn.Module):
+    """
+    Object queries that hear (section 3.3, *adaptive audio query generator*). With prototypes `P`, which are the
+    queries' position embeddings, object queries `Q` and a frame's audio `a`, query i starts as
+
+        Q_a^i = cos(P^i, a) * a + Q^i
+
+    or, with `audio_query="shared"`, as `a + Q^i` (Table 3, origin audio query).
+    """
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__()
+        self.audio_query = config.audio_query
+        self.queries_embedder = nn.Embedding(config.num_queries, config.hidden_dim)
+        self.queries_features = nn.Embedding(config.num_queries, config.hidden_dim)
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        audio = audio[:, None]  # (frames, 1, hidden_dim)
+        # CODEPATH: all released checkpoints are "adaptive"; "shared" is the ablation of Table 3
+        if self.audio_query == "adaptive":
+            similarity = nn.functional.cosine_similarity(self.queries_embedder.weight, audio, dim=-1)
+            audio = similarity[..., None] * audio
+        return self.queries_features.weight + audio  # (frames, queries, hidden_dim)
+
+
+class AAVSRobustAudioAwareKey(nn.Module):
+    """
+    Says in the keys of the cross-attention, not in the values, whether a place is silent, uncertain or sounding
+    according to the first stage (section 3.3, *robust audio-aware key*).
+    """
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__()
+        self.silence_threshold = config.prompt_silence_threshold
+        self.sounding_threshold = config.prompt_sounding_threshold
+        self.silence_embed = nn.Embedding(1, config.hidden_dim)
+        self.uncertain_embed = nn.Embedding(1, config.hidden_dim)
+        self.sounding_embed = nn.Embedding(1, config.hidden_dim)
+
+    def forward(self, key_position_embeddings: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        prompt = prompt.flatten(1)[..., None]  # (frames, places, 1)
+        token = torch.where(prompt >= self.sounding_threshold, self.sounding_embed.weight, self.uncertain_embed.weight)
+        token = torch.where(prompt <= self.silence_threshold, self.silence_embed.weight, token)
+        return key_position_embeddings + token
+
+
+def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
+    return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
+
+
+class AAVSDecoder(nn.Module):
+    """
+    The masked-attention transformer decoder: each layer lets a query see what its own latest mask covers, in the three
+    feature maps in turn.
+    """
+
+    def __init__(self, config: AAVSConfig):
+        super().__init__()
+        self.attention_mask_init = config.attention_mask_init
+        self.mask_prompt_fusion = config.mask_prompt_fusion
+        self.audio_query = AAVSAudioQuery(config)
+        # CODEPATH: the released second stage has these keys; Table 4 ablates them
+        self.audio_aware_key = AAVSRobustAudioAwareKey(config) if config.mask_prompt_keys else None
+        self.position_embedder = Mask2FormerSinePositionEmbedding(
+            num_position_features=config.hidden_dim // 2, normalize=True
+        )
+        self.level_embed = nn.Embedding(NUM_FEATURE_LEVELS, config.hidden_dim)
+        project = config.feature_size != config.hidden_dim or config.enforce_input_projection
+        self.input_projections = nn.ModuleList(
+            nn.Conv2d(config.feature_size, config.hidden_dim, kernel_size=1) if project else nn.Identity()
+            for _ in range(NUM_FEATURE_LEVELS)
+        )
+        self.layers = nn.ModuleList([AAVSDecoderLayer(config) for _ in range(config.decoder_layers - 1)])
+        self.layernorm = nn.LayerNorm(config.hidden_dim)
+        self.mask_embedder = Mask2FormerMLPPredictionHead(
+            config.hidden_dim, config.hidden_dim, config.mask_feature_size
+        )
+
+    def get_memory(
+        self, feature_maps: tuple[torch.Tensor, ...], prompt_masks: torch.Tensor | None
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Values and key position embeddings of each level, both `(frames, height * width, hidden_dim)`."""
+        memory = []
+        for level, feature_map in enumerate(feature_maps):
+            values = self.input_projections[level](feature_map).flatten(2).transpose(1, 2)
+            values = values + self.level_embed.weight[level]
+            positions = self.position_embedder(feature_map.shape, feature_map.device, values.dtype)
+            positions = positions.flatten(2).transpose(1, 2)
+            if self.audio_aware_key is not None:
+                positions = self.audio_aware_key(positions, resize_prompt(prompt_masks, feature_map.shape[-2:]))
+            memory.append((values, positions))
+        return memory
+
+    def get_attention_mask(self, blocked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """
+        `(frames, queries, places)`, True where a query must not look -> `(frames, 1, queries, places)`, to be added to
+        the attention logits. A query that may look nowhere, such as any query of a silent frame, looks everywhere.
+        """
+        blocked = blocked & ~blocked.all(dim=-1, keepdim=True)
+        return torch.zeros_like(blocked, dtype=dtype).masked_fill(blocked, torch.finfo(dtype).min)[:, None]
+
+    @torch.no_grad()
+    def get_blocked_places(self, mask_embeddings: torch.Tensor, mask_features: torch.Tensor) -> torch.Tensor:
+        """
+        Where the predicted mask is below one half, `(frames, queries, places)`. Resizing is linear: the mask is
+        predicted from mask features resized to the level, which is cheaper than resizing the mask of every query.
+        """
+        return torch.einsum("nqc,ncp->nqp", mask_embeddings, mask_features.flatten(2)) < 0
+
+    def forward(
+        self,
+        feature_maps: tuple[torch.Tensor, ...],  # of strides 32, 16 and 8, each (frames, feature_size, h, w)
+        mask_features: torch.Tensor,  # (frames, mask_feature_size, height / 4, width / 4)
+        audio: torch.Tensor,  # (frames, hidden_dim)
+        prompt_masks: torch.Tensor | None,  # (frames, h, w)
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AAVSModelOutput:
+        # CODEPATH: the released second stage fuses; Table 4 ablates it
+        if self.mask_prompt_fusion:
+            mask_features = mask_features + resize_prompt(prompt_masks, mask_features.shape[-2:]).to(mask_features)
+        with torch.no_grad():
+            level_mask_features = [
+                nn.functional.interpolate(mask_features, size=x.shape[-2:], mode="bilinear", align_corners=False)
+                for x in feature_maps
+            ]
+
+        memory = self.get_memory(feature_maps, prompt_masks)
+        query_position_embeddings = self.audio_query.queries_embedder.weight
+        hidden_states = self.audio_query(audio)
+
+        query_states = (self.layernorm(hidden_states),)
+        mask_embeddings = (self.mask_embedder(query_states[-1]),)
+        for index, layer in enumerate(self.layers):
+            level = index % NUM_FEATURE_LEVELS
+            # CODEPATH: "prompt" in the released second stage, "origin" in the first; Table E3 compares them
+            if index == 0 and self.attention_mask_init == "prompt":
+                blocked = resize_prompt(prompt_masks, feature_maps[0].shape[-2:]).flatten(2) < 0.5
+                blocked = blocked.expand(-1, hidden_states.shape[1], -1)
+            else:
+                blocked = self.get_blocked_places(mask_embeddings[-1], level_mask_features[level])
+            hidden_states = layer(
+                hidden_states,
+                query_position_embeddings,
+                *memory[level],
+                self.get_attention_mask(blocked, hidden_states.dtype),
+                **kwargs,
+            )
+            query_states += (self.layernorm(hidden_states),)
+            mask_embeddings += (self.mask_embedder(query_states[-1]),)
+
+        return AAVSModelOutput(
+            last_hidden_state=hidden_states,
+            query_states=query_states,
+            mask_embeddings=mask_embeddings,
+            mask_features=mask_features,
+        )
+
+
+def init_linear_as_torch(linear: nn.Linear):
+    """The default initialisation of `torch.nn.Linear`, which transformers' replaces."""
+    bound = 1 / math.sqrt(linear.in_features)
+    init.uniform_(linear.weight, -bound, bound)
+    init.uniform_(linear.bias, -bound, bound)
+
+
+@auto_docstring
+class AAVSPreTrainedModel(Mask2FormerPreTrainedModel):
+    config: AAVSConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "audio")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["AAVSSwinBackbone", "AAVSPixelDecoderLayer", "AAVSDecoderLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": AAVSDecoderLayer,
+        "attentions": OutputRecorder(AAVSSelfAttention, index=1),
+        "cross_attentions": OutputRecorder(AAVSMaskedCrossAttention, index=1),
+    }
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
+        # which are the ones that `_init_weights` is written for (here and in Mask2Former).
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, AAVSDecoderLayer):
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    init.xavier_uniform_(parameter, gain=self.config.init_xavier_std)
+            init.zeros_(module.cross_attn.in_proj_bias)
+        elif isinstance(module, AAVSRobustAudioAwareKey):
+            for embedding in (module.silence_embed, module.uncertain_embed, module.sounding_embed):
+                init.normal_(embedding.weight, std=self.config.init_std)
+        elif isinstance(module, AAVSAudioProjector):
+            init_linear_as_torch(module.linear_1)
+            init_linear_as_torch(module.linear_2)
+        elif isinstance(module, AAVSForAudioVisualSegmentation):
+            init_linear_as_torch(module.class_predictor)
+
+
+@auto_docstring(
+    custom_intro="""
+    AAVS without a head: Swin with adapters, pixel decoder, audio query and masked-attention decoder.
+    """
+)
+class AAVSModel(AAVSPreTrainedModel):
+    def __init__(self, config: AAVSConfig):
+        super().__init__(config)
+        self.backbone = AAVSSwinBackbone(config)
+        self.pixel_decoder = AAVSPixelDecoder(config, self.backbone.channels)
+        # CODEPATH: checkpoints converted without VGGish take embeddings
+        self.audio_encoder = VGGishModel(config.audio_config) if config.audio_config is not None else None
+        self.audio_projector = AAVSAudioProjector(config)
+        self.decoder = AAVSDecoder(config)
+
+        self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        # CODEPATH: frozen in the released recipe; small models that start from random weights train it along.
+        # Here and not in `__init__` alone, because `from_pretrained` makes every parameter trainable, then calls `eval`.
+        if self.audio_encoder is not None and self.config.freeze_audio_encoder:
+            self.audio_encoder.requires_grad_(False)
+        return self
+
+    def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
+        r"""
+        Embeds log-mel patches with the model's audio encoder.
+
+        Args:
+            input_features (`torch.FloatTensor` of shape `(num_frames, 96, 64)`):
+                Log-mel patches, one per frame.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`.
+        """
+        if self.audio_encoder is None:
+            raise ValueError(
+                "This model has no audio encoder (config.audio_config is None) and takes `audio_embeddings` "
+                f"of shape (num_frames, {self.config.audio_embedding_dim}) in place of `input_features`."
+            )
+        return self.audio_encoder(input_features).embeddings
+
+    def check_inputs(
+        self,
+        pixel_values: torch.FloatTensor,
+        input_features: torch.FloatTensor | None,
+        audio_embeddings: torch.FloatTensor | None,
+        prompt_masks: torch.FloatTensor | None,
+    ):
+        """Raises a `ValueError` if the inputs do not fit one another or the model, by their shapes alone."""
+        if (input_features is None) == (audio_embeddings is None):
+            raise ValueError("Pass the sound as either `input_features` or `audio_embeddings`.")
+        num_frames = pixel_values.shape[0]
+        sound = {"input_features": input_features, "audio_embeddings": audio_embeddings}
+        for name, tensor in {**sound, "prompt_masks": prompt_masks}.items():
+            if tensor is not None and tensor.shape[0] != num_frames:
+                raise ValueError(
+                    f"`{name}` has {tensor.shape[0]} rows for {num_frames} frames in `pixel_values`: frame t needs "
+                    "row t. The batch axis is frames, of one clip or of several clips one after the other."
+                )
+        if self.config.use_mask_prompt and prompt_masks is None:
+            raise ValueError(
+                "This is a second-stage model (config.use_mask_prompt=True): it needs `prompt_masks` of shape "
+                "(num_frames, height, width), the first stage's masks. In a two-stage repository the first-stage "
+                'model is loaded with from_pretrained(..., subfolder="localizer").'
+            )
+        if not self.config.use_mask_prompt and prompt_masks is not None:
+            raise ValueError(
+                "This model takes no `prompt_masks` (config.use_mask_prompt=False); they are for a second-stage model."
+            )
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        input_features: torch.FloatTensor | None = None,
+        audio_embeddings: torch.FloatTensor | None = None,
+        prompt_masks: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AAVSModelOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(num_frames, num_channels, height, width)`):
+            Frames of one clip, or of several clips one after the other.
+        input_features (`torch.FloatTensor` of shape `(num_frames, 96, 64)`, *optional*):
+            Log-mel patches of [`VGGishFeatureExtractor`], one per frame.
+        audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
+            Audio embeddings, one per frame, in place of `input_features`.
+        prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
+            First-stage masks in [0, 1], of any resolution. Needed by a second-stage model
+            (`config.use_mask_prompt=True`), refused by any other.
+        """
+        self.check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
+        if audio_embeddings is None:
+            audio_embeddings = self.get_audio_embeddings(input_features)
+
+        feature_maps = self.backbone(pixel_values).feature_maps
+        pixels = self.pixel_decoder(feature_maps, output_attentions=False, output_hidden_states=False)
+        outputs = self.decoder(
+            pixels.multi_scale_features,
+            pixels.mask_features,
+            self.audio_projector(audio_embeddings),
+            prompt_masks,
+            **kwargs,
+        )
+        outputs.pixel_decoder_last_hidden_state = pixels.mask_features
+        return outputs
+
+
+@auto_docstring(
+    custom_intro="""
+    AAVS for audio-visual segmentation: sets of masks with classes, from frames and their sound.
+
+    With two labels (background, sounding) it is the first stage of Stepping Stones and solves S4 and MS3; with 71
+    labels and `config.use_mask_prompt` it is the second stage, prompted with the masks of the first, and solves AVSS.
+    """
+)
+class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
+    def __init__(self, config: AAVSConfig):
+        super().__init__(config)
+        self.model = AAVSModel(config)
+        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
+        self.criterion = AAVSLoss(config)
+
+        self.post_init()
+
+    def get_loss_normalizers(self, class_labels: list[torch.LongTensor]) -> torch.FloatTensor:
+        r"""
+        What the loss of these frames is divided by: the number of target masks, for the mask losses, and the sum of
+        the classification weights, for the cross-entropy. Summed over the micro-batches and the processes of an
+        optimiser step and passed as `num_items_in_batch`, they give the gradients of one large batch.
+
+        Args:
+            class_labels (`list[torch.LongTensor]`):
+                Classes of the target masks, one tensor per frame.
+
+        Returns:
+            `torch.FloatTensor` of shape `(2,)`.
+        """
+        return self.criterion.get_normalizers(class_labels)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        input_features: torch.FloatTensor | None = None,
+        audio_embeddings: torch.FloatTensor | None = None,
+        prompt_masks: torch.FloatTensor | None = None,
+        mask_labels: list[torch.FloatTensor] | None = None,
+        class_labels: list[torch.LongTensor] | None = None,
+        num_items_in_batch: torch.FloatTensor | None = None,
+        output_auxiliary_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AAVSForAudioVisualSegmentationOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(num_frames, num_channels, height, width)`):
+            Frames of one clip, or of several clips one after the other.
+        input_features (`torch.FloatTensor` of shape `(num_frames, 96, 64)`, *optional*):
+            Log-mel patches of [`VGGishFeatureExtractor`], one per frame.
+        audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
+            Audio embeddings, one per frame, in place of `input_features`.
+        prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
+            First-stage masks in [0, 1], of any resolution. Needed by a second-stage model
+            (`config.use_mask_prompt=True`), refused by any other.
+        mask_labels (`list[torch.FloatTensor]`, *optional*):
+            Target masks, one tensor `(num_masks, mask_height, mask_width)` of zeros and ones per frame, all of the
+            same height and width.
+        class_labels (`list[torch.LongTensor]`, *optional*):
+            Classes of the target masks, one tensor `(num_masks,)` per frame.
+        num_items_in_batch (`torch.FloatTensor` of shape `(2,)`, *optional*):
+            Normalisers of the loss over a whole optimiser step, see `get_loss_normalizers`. Defaults to those of the
+            frames at hand.
+        output_auxiliary_logits (`bool`, *optional*):
+            Whether to return the predictions before the last one. Defaults to `config.output_auxiliary_logits`.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
+
+        >>> backbone = {"model_type": "swin", "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
+        >>> config = AAVSConfig(backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32)
+        >>> model = AAVSForAudioVisualSegmentation(config).eval()
+        >>> with torch.no_grad():
+        ...     outputs = model(pixel_values=torch.randn(5, 3, 64, 64), audio_embeddings=torch.randn(5, 128))
+        >>> outputs.class_queries_logits.shape, outputs.masks_queries_logits.shape
+        (torch.Size([5, 100, 3]), torch.Size([5, 100, 16, 16]))
+
+        ```
+        """
+        if (mask_labels is None) != (class_labels is None):
+            raise ValueError("Pass both `mask_labels` and `class_labels`, or neither.")
+        if output_auxiliary_logits is None:
+            output_auxiliary_logits = self.config.output_auxiliary_logits
+
+        outputs: AAVSModelOutput = self.model(
+            pixel_values=pixel_values,
+            input_features=input_features,
+            audio_embeddings=audio_embeddings,
+            prompt_masks=prompt_masks,
+            **kwargs,
+        )
+
+        first = 0 if output_auxiliary_logits or mask_labels is not None else -1
+        predictions = [
+            {
+                "class_queries_logits": self.class_predictor(query_states),
+                "masks_queries_logits": torch.einsum("nqc,nchw->nqhw", mask_embeddings, outputs.mask_features),
+            }
+            for query_states, mask_embeddings in zip(outputs.query_states[first:], outputs.mask_embeddings[first:])
+        ]
+
+        loss, loss_dict = None, None
+        if mask_labels is not None:
+            loss_dict = self.criterion(predictions, mask_labels, class_labels, num_items_in_batch)
+            loss = sum(loss_dict.values())
+
+        return AAVSForAudioVisualSegmentationOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            class_queries_logits=predictions[-1]["class_queries_logits"],
+            masks_queries_logits=predictions[-1]["masks_queries_logits"],
+            auxiliary_logits=predictions[:-1] if output_auxiliary_logits else None,
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+
+
+__all__ = ["AAVSForAudioVisualSegmentation", "AAVSModel", "AAVSPreTrainedModel"]
