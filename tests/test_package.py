@@ -1,0 +1,64 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The package as a whole: what an import does and does not do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def run_python(code: str) -> str:
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_import_prints_nothing():
+    assert run_python("import stepping_stones_hf") == ""
+
+
+def test_import_pulls_in_neither_datasets_nor_evaluate():
+    code = "import sys, stepping_stones_hf; print(sorted({'datasets', 'evaluate', 'matplotlib'} & set(sys.modules)))"
+    assert run_python(code).strip() == "[]"
+
+
+def test_import_costs_little_beyond_what_registration_needs():
+    # Registration needs transformers, torch and the model classes that ours build on.
+    code = """
+import json, time
+import torch, transformers, scipy.optimize
+from transformers import AutoProcessor, AutoModelForUniversalSegmentation, AutoImageProcessor, AutoFeatureExtractor
+from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinBackbone
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.audio_utils import mel_filter_bank
+from transformers import SequenceFeatureExtractor
+start = time.process_time()
+import stepping_stones_hf
+print(json.dumps(time.process_time() - start))
+"""
+    seconds = min(json.loads(run_python(code).splitlines()[-1]) for _ in range(3))
+    assert seconds < 0.3
+
+
+def test_every_public_name_exists_and_is_documented():
+    import stepping_stones_hf
+
+    for name in stepping_stones_hf.__all__:
+        assert getattr(stepping_stones_hf, name).__doc__, name
