@@ -13,6 +13,8 @@
 # limitations under the License.
 """Audio-visual segmentation for the Hugging Face ecosystem: AAVS and the Stepping Stones strategy."""
 
+from contextlib import suppress
+
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -22,6 +24,7 @@ from transformers import (
     AutoProcessor,
 )
 
+from .metrics.registration import register_metric
 from .models.aavs import (
     AAVSConfig,
     AAVSForAudioVisualSegmentation,
@@ -49,6 +52,10 @@ AutoImageProcessor.register(
 )
 AutoFeatureExtractor.register(AAVSConfig, VGGishFeatureExtractor)
 AutoProcessor.register(AAVSConfig, AAVSProcessor)
+
+# A modules cache that cannot be written is no reason to fail here: `stepping-stones register-metric` says what is wrong.
+with suppress(OSError):
+    register_metric()
 
 __all__ = [
     "AAVSConfig",

@@ -1,0 +1,214 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CPU time and memory of the metric against plain loops over frames and classes, or frames and thresholds.
+
+    python benchmarks/bench_metric.py
+
+Both sides see the same arrays in the same run, and must agree to 1e-9.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from stepping_stones_hf.metrics import AvssMiou
+
+
+__all__ = ["label_maps", "main", "plain_avsbench", "plain_binary", "plain_cavp", "score_maps"]
+
+NUM_CLASSES = 71
+FRAMES_PER_VIDEO = 5
+# float32, as the programs compare.
+THRESHOLDS = (np.arange(255) / 254).astype(np.float32)
+
+
+def label_maps(num_frames: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and references `(num_frames, size, size)` of `uint8`: one to three discs a frame, shifted, with a
+    wrong class now and then and some noise at single pixels."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size]
+    predictions = np.zeros((num_frames, size, size), np.uint8)
+    references = np.zeros_like(predictions)
+    for prediction, reference in zip(predictions, references):
+        for _ in range(generator.integers(1, 4)):
+            row, column = generator.integers(0, size, 2)
+            radius = generator.integers(size // 20, size // 4)
+            label = generator.integers(1, NUM_CLASSES)
+            guess = label if generator.random() < 0.7 else generator.integers(1, NUM_CLASSES)
+            reference[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = label
+            prediction[(rows - row - 4) ** 2 + (columns - column - 4) ** 2 < radius**2] = guess
+        noisy = generator.random((size, size)) < 0.02
+        prediction[noisy] = generator.integers(0, NUM_CLASSES, noisy.sum())
+    return predictions, references
+
+
+def score_maps(num_frames: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities `(num_frames, size, size)` of `float32`, masks of the same shape of `uint8`; every seventh mask
+    is empty."""
+    references = (label_maps(num_frames, size, seed)[1] > 0).astype(np.uint8)
+    references[::7] = 0
+    noise = np.random.default_rng(seed).random(references.shape, dtype=np.float32)
+    return 0.5 * references + 0.5 * noise, references
+
+
+def plain_avsbench(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> tuple[float, float]:
+    """mIoU and F-score of the AVSBench protocol."""
+    iou_sum, fscore_sum, count = np.zeros((3, num_classes))
+    for prediction, reference in zip(predictions, references):
+        for label in range(num_classes):
+            predicted, labelled = prediction == label, reference == label
+            overlap = np.sum(predicted & labelled)
+            area, true_area = np.sum(predicted), np.sum(labelled)
+            if area + true_area > 0:
+                iou_sum[label] += overlap / (area + true_area - overlap)
+                fscore_sum[label] += 1.3 * overlap / (0.3 * true_area + area)
+                count[label] += 1
+    return np.mean(iou_sum / np.maximum(count, 1)), np.mean(fscore_sum / np.maximum(count, 1))
+
+
+def plain_cavp(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> tuple[float, float]:
+    """mIoU* and F-score* of the CAVP protocol."""
+    overlap, area, true_area = np.zeros((3, num_classes))
+    for prediction, reference in zip(predictions, references):
+        for label in range(num_classes):
+            predicted, labelled = prediction == label, reference == label
+            overlap[label] += np.sum(predicted & labelled)
+            area[label] += np.sum(predicted)
+            true_area[label] += np.sum(labelled)
+    present = area + true_area > 0
+    iou = overlap / np.maximum(area + true_area - overlap, 1)
+    fscore = 1.3 * overlap[present] / (0.3 * true_area + area)[present]
+    return iou.mean(), fscore.mean()
+
+
+def plain_binary(scores: np.ndarray, references: np.ndarray, frames_per_video: int) -> tuple[float, float]:
+    """mIoU and F-score of the AVSBench protocol for one object class, one video per batch."""
+    ious, fscores = [], []
+    for start in range(0, len(scores), frames_per_video):
+        video_ious, curves = [], []
+        for score, reference in zip(scores[start : start + frames_per_video], references[start:]):
+            target = reference > 0
+            mask = score > 0.5
+            if not target.any():
+                video_ious.append(np.mean(~mask))
+                continue
+            video_ious.append(np.sum(mask & target) / (np.sum(mask | target) + 1e-7))
+            curve = np.zeros(len(THRESHOLDS))
+            for index, threshold in enumerate(THRESHOLDS):
+                reached = score >= threshold
+                hits = np.sum(reached & target)
+                if hits > 0:
+                    precision, recall = hits / np.sum(reached), hits / np.sum(target)
+                    curve[index] = 1.3 * precision * recall / (0.3 * precision + recall)
+            curves.append(curve)
+        ious.append(np.mean(video_ious))
+        fscores.append(np.mean(curves, axis=0).max() if curves else 0.0)
+    return np.mean(ious), np.mean(fscores)
+
+
+def evaluate_batches(metric: AvssMiou, predictions: np.ndarray, references: np.ndarray, batch_size: int) -> dict:
+    for start in range(0, len(predictions), batch_size):
+        stop = start + batch_size
+        metric.add_batch(predictions=predictions[start:stop], references=references[start:stop])
+    return metric.compute()
+
+
+def cpu_time(function, *args) -> tuple[object, float]:
+    start = time.process_time()
+    result = function(*args)
+    return result, time.process_time() - start
+
+
+def report(name: str, peer_seconds: float, seconds: float, num_frames: int, peer: list, ours: list) -> None:
+    np.testing.assert_allclose(ours, peer, rtol=0, atol=1e-9)
+    print(
+        f"{name:<24} plain loop {peer_seconds:6.3f} s, avss_miou {seconds:6.3f} s "
+        f"({1e6 * seconds / num_frames:.0f} us a frame): {peer_seconds / seconds:.1f} times faster, equal to 1e-9"
+    )
+
+
+def compare(semantic_frames: int, binary_frames: int, size: int, cache_dir: str) -> None:
+    cases = {
+        "semantic, uint8": label_maps(semantic_frames, size, seed=0),
+        "semantic, int64": tuple(maps.astype(np.int64) for maps in label_maps(semantic_frames, size, seed=0)),
+        "semantic, random pixels": tuple(
+            np.random.default_rng(0).integers(0, NUM_CLASSES, (2, semantic_frames, size, size), dtype=np.uint8)
+        ),
+    }
+    for name, (predictions, references) in cases.items():
+        avsbench, first = cpu_time(plain_avsbench, predictions, references, NUM_CLASSES)
+        cavp, second = cpu_time(plain_cavp, predictions, references, NUM_CLASSES)
+        metric = AvssMiou("semantic", cache_dir=cache_dir)
+        ours, seconds = cpu_time(evaluate_batches, metric, predictions, references, 10)
+        keys = ("miou", "fscore", "miou_star", "fscore_star")
+        report(name, first + second, seconds, semantic_frames, [*avsbench, *cavp], [ours[key] for key in keys])
+
+    scores, references = score_maps(binary_frames, size, seed=0)
+    cases = {
+        "binary, noisy scores": scores,
+        "binary, smooth scores": np.where(references > 0, np.float32(0.8), np.float32(0.1)),
+    }
+    for name, predictions in cases.items():
+        peer, peer_seconds = cpu_time(plain_binary, predictions, references, FRAMES_PER_VIDEO)
+        metric = AvssMiou("binary", cache_dir=cache_dir)
+        ours, seconds = cpu_time(evaluate_batches, metric, predictions, references, FRAMES_PER_VIDEO)
+        report(name, peer_seconds, seconds, binary_frames, peer, [ours["miou"], ours["fscore"]])
+
+
+def memory_growth(config_name: str, num_frames: int, size: int, cache_dir: str) -> float:
+    """How far this process's memory rises, at its peak, over `num_frames` frames, in MB (Linux)."""
+    make = label_maps if config_name == "semantic" else score_maps
+    predictions, references = make(10, size, seed=0)
+    metric = AvssMiou(config_name, cache_dir=cache_dir)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = memory("VmRSS")
+    for _ in range(num_frames // 10):
+        metric.add_batch(predictions=predictions, references=references)
+    metric.compute()
+    return memory("VmHWM") - before
+
+
+def memory(field: str) -> float:
+    """A field of this process's status, in MB."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--semantic_frames", type=int, default=400)
+    parser.add_argument("--binary_frames", type=int, default=200)
+    parser.add_argument("--memory_frames", type=int, default=4000)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--memory", choices=["semantic", "binary"], help="measure only the memory, in this process")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as cache_dir:
+        if args.memory is not None:
+            growth = memory_growth(args.memory, args.memory_frames, args.size, cache_dir)
+            print(f"{args.memory}, {args.memory_frames} frames of {args.size}x{args.size}: {growth:.0f} MB")
+            return
+        compare(args.semantic_frames, args.binary_frames, args.size, cache_dir)
+    print("growth of the peak memory:", flush=True)
+    for config_name in ("semantic", "binary"):  # each in a process of its own: a peak never shrinks
+        sizes = ["--memory_frames", str(args.memory_frames), "--size", str(args.size)]
+        subprocess.run([sys.executable, __file__, "--memory", config_name, *sizes], check=True)
+
+
+if __name__ == "__main__":
+    main()

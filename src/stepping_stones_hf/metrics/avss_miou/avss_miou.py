@@ -1,0 +1,748 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The mean IoU and F-scores of audio-visual segmentation, by every protocol in use.
+
+Two families of protocols are published under the same names, "mIoU" and "F-score":
+
+- The AVSBench protocol (Zhou et al., "Audio-Visual Segmentation", ECCV 2022; "Audio-Visual Segmentation with
+  Semantics", arXiv 2301.13190) scores each frame and averages over frames.
+- The CAVP protocol (Chen et al., "Unraveling Instance Associations", CVPR 2024), marked with a star, accumulates one
+  confusion matrix over the whole set.
+
+Both are functions of a few counts per frame. `semantic_statistics` and `binary_statistics` make these counts,
+`semantic_results` and `binary_results` turn the counts of a test set into the results, and `AvssMiou` is the
+`evaluate.Metric` around them. The file needs numpy and evaluate (with its own dependency datasets) and nothing else.
+
+The programs add a tiny number to denominators, too small for their float32 to see. Here there is none.
+"""
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from inspect import signature
+
+import datasets
+import evaluate
+import numpy as np
+
+
+__all__ = ["AvssMiou", "binary_results", "binary_statistics", "semantic_results", "semantic_statistics"]
+
+BETA_SQUARED = 0.3
+# The CAVP program turns this label into an ignored one, whatever the number of classes is.
+CAVP_IGNORE_LABEL = 255
+# Joint codes of label and class fit in 16 bits, which halves the time of the reduction, up to here.
+MAX_CLASSES = 254
+BOOTSTRAP_RESAMPLES = 1000
+
+# torch.linspace(0, 1 - 1e-10, 255) in float32 as processors with a fused multiply-add compute it: k steps up from 0
+# in the lower half, down from 1 in the upper, each rounded once. 1 - 1e-10 is 1 in float32.
+NUM_THRESHOLDS = 255
+_STEP = float(np.float32(1 / 254))
+_RANKS = np.arange(NUM_THRESHOLDS)
+THRESHOLDS = np.where(_RANKS < 127, _RANKS * _STEP, 1 - (254 - _RANKS) * _STEP).astype(np.float32)
+
+REDUCTION_OPTIONS = {
+    "semantic": {"num_classes": 71, "ignore_index": None},
+    "binary": {"score_rule": "probability", "mask_threshold": 0.5},
+}
+SUMMARY_OPTIONS = {
+    "semantic": {"pad_to": None, "confidence": None},
+    "binary": {"videos_per_batch": 1, "confidence": None},
+}
+SCORE_RULES = ("probability", "logit", "two_channel")
+# The place of a frame of which only the video is known; no two such frames are the same.
+UNKNOWN_PLACE = -1
+# What each of several processes writes last, in place of a frame.
+END_MARK = b"end"
+
+_DESCRIPTION = """\
+Audio-visual (semantic) segmentation scores by every published protocol at once: mIoU and F-score averaged over frames
+(AVSBench and its followers) and accumulated over the data set (CAVP, marked with a star), with and without background,
+per class, for label maps ("semantic") and for foreground scores ("binary").
+"""
+
+_CITATION = """\
+@inproceedings{zhou2022avs,
+  title={Audio-Visual Segmentation},
+  author={Zhou, Jinxing and Wang, Jianyuan and Zhang, Jiayi and Sun, Weixuan and Zhang, Jing and others},
+  booktitle={European Conference on Computer Vision},
+  year={2022}
+}
+@inproceedings{chen2024unraveling,
+  title={Unraveling Instance Associations: A Closer Look for Audio-Visual Segmentation},
+  author={Chen, Yuanhong and Liu, Yuyuan and Wang, Hu and Liu, Fengbei and Wang, Chong and others},
+  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2024}
+}
+"""
+
+_INPUTS_DESCRIPTION = """
+Args:
+    predictions (array, tensor, or list of `(H, W)` arrays, tensors, nested lists or PIL images):
+        "semantic": label maps `(n, H, W)` of integers in [0, num_classes).
+        "binary": floating-point scores, `(n, H, W)` under the rules "probability" and "logit", `(n, 2, H, W)`
+        (background, foreground) under "two_channel".
+    references (as `predictions`):
+        "semantic": label maps `(n, H, W)` of integers; labels outside [0, num_classes) are treated as each protocol's
+        program treats them. "binary": masks `(n, H, W)` of 0 and 1.
+    video_ids (`str` or `int`, or a list with one per frame, or, beside `num_frames`, one per clip, *optional*):
+        The video of each frame. Absent, a call is one video.
+    num_frames (`list[int]`, *optional*):
+        The lengths of the clips of which the call consists: each one whole, its frames in order.
+    frame_ids (`int` or `list[int]`, *optional*):
+        The place of each frame in its video. It makes a frame known wherever and however often it arrives.
+Options of `evaluate.load`, or of a `compute` that brings the data:
+    num_classes (`int`, defaults to 71), ignore_index (`int`, *optional*): for "semantic".
+    score_rule (`str`, defaults to "probability"), mask_threshold (`float`, defaults to 0.5): for "binary".
+Options of `compute`:
+    pad_to (`int`, *optional*): for "semantic"; videos with fewer frames get perfect background frames up to this
+        number in the frame-averaged scores, as the AVSBench and AVSegFormer programs pad 5-frame clips to 10.
+    videos_per_batch (`int`, defaults to 1): for "binary"; how many videos share one threshold in `fscore`.
+    confidence (`float`, *optional*): adds `confidence_intervals` of this level, by a bootstrap over videos.
+Returns:
+    `dict`: the results; the metric card explains every key. `None` on every process but the first.
+"""
+
+
+@lru_cache
+def _reference_rows(num_classes: int, ignore_index: int | None) -> np.ndarray:
+    """Where the joint histogram keeps each label, times num_classes: a table for labels 0..256 and, last, negatives.
+
+    Rows [0, num_classes) hold the classes; then come the label that CAVP ignores, other labels beyond the classes,
+    labels that nobody counts because they are ignored, and labels of classes that are ignored.
+    """
+    cavp_ignored, beyond, ignored, ignored_class = range(num_classes, num_classes + 4)
+    rows = np.full(258, beyond)
+    rows[:num_classes] = np.arange(num_classes)
+    rows[CAVP_IGNORE_LABEL] = cavp_ignored
+    rows[-1] = ignored
+    if ignore_index is not None and ignore_index >= 0:
+        rows[ignore_index] = ignored_class if ignore_index < num_classes else ignored
+    return (rows * num_classes).astype(np.uint16)
+
+
+def semantic_statistics(
+    prediction: np.ndarray, reference: np.ndarray, num_classes: int = 71, ignore_index: int | None = None
+) -> np.ndarray:
+    """Everything that the semantic protocols need of one frame.
+
+    Args:
+        prediction (`np.ndarray` of shape `(H, W)`): predicted labels in [0, num_classes).
+        reference (`np.ndarray` of shape `(H, W)`): true labels.
+        num_classes (`int`, *optional*, defaults to 71): number of classes, background (0) included; at most 254.
+        ignore_index (`int`, *optional*): a label whose pixels no protocol counts, beside the negative ones.
+
+    Returns:
+        `np.ndarray` of `uint32`: the number of reference pixels outside [0, num_classes), then for each class that
+        occurs six numbers: the class; pixels where prediction and reference are this class; pixels of this class in
+        the reference; and pixels predicted as this class where the reference is a class, is 255, is another label
+        beyond the classes.
+
+    Raises:
+        `ValueError`: shapes that differ, dtypes that hold no integers, a prediction outside [0, num_classes).
+    """
+    _check_shapes(prediction, reference, reference.shape)
+    for name, labels in (("predictions", prediction), ("references", reference)):
+        if labels.dtype.kind not in "bui":
+            raise ValueError(f"{name} must be label maps of an integer dtype, found {labels.dtype}")
+    if prediction.min() < 0 or prediction.max() >= num_classes:
+        outside = prediction[(prediction < 0) | (prediction >= num_classes)]
+        raise ValueError(
+            f"predictions must lie in [0, {num_classes}), found {outside[0]}; {outside.size} of {prediction.size} "
+            "pixels are outside. Pass num_classes if the model has another number of classes"
+        )
+
+    (prediction, labels), lengths = _runs(
+        prediction, reference.view(np.uint8) if reference.dtype == bool else reference
+    )
+    limits = np.iinfo(labels.dtype)
+    labels = np.clip(labels, max(limits.min, -1), min(limits.max, 256))
+    codes = _reference_rows(num_classes, ignore_index).take(labels) + prediction.astype(np.uint8)
+    joint = np.bincount(codes, weights=lengths, minlength=(num_classes + 4) * num_classes).reshape(-1, num_classes)
+
+    known, on_255, beyond = joint[:num_classes], joint[num_classes], joint[num_classes + 1]
+    columns = [np.arange(num_classes), known.diagonal(), known.sum(axis=1), known.sum(axis=0), on_255, beyond]
+    counts = np.stack(columns, axis=1)
+    counts = counts[counts[:, 1:].any(axis=1)]
+    out_of_range = joint[num_classes : num_classes + 3].sum()
+    return np.append(out_of_range, counts).astype(np.uint32)
+
+
+def binary_statistics(
+    scores: np.ndarray, reference: np.ndarray, score_rule: str = "probability", mask_threshold: float = 0.5
+) -> np.ndarray:
+    """Everything that the binary protocols need of one frame.
+
+    Args:
+        scores (`np.ndarray` of shape `(H, W)`, or `(2, H, W)` under "two_channel"): scores of any float dtype; they
+            are compared in float32, as the programs do.
+        reference (`np.ndarray` of shape `(H, W)`): the true mask, 0 and 1.
+        score_rule (`str`, *optional*, defaults to `"probability"`): what the scores are. `"probability"`: the score
+            map itself, in [0, 1]. `"logit"`: its logit. `"two_channel"`: the rule of Stepping Stones for a background
+            and a foreground score: the mask is where the foreground is larger, the score map sigmoid(2 fg - bg).
+        mask_threshold (`float`, *optional*, defaults to 0.5): the mask is where the score map exceeds it.
+
+    Returns:
+        `np.ndarray` of `uint32`, 514 numbers: pixels of the frame, of the reference, of the predicted mask, of both;
+        and for each of the 255 thresholds the pixels that reach it, then those of the reference that reach it.
+
+    Raises:
+        `ValueError`: shapes that differ, scores that are not floating-point, NaN, infinite or (as probabilities)
+        outside [0, 1], a reference with other values than 0 and 1.
+    """
+    _check_shapes(scores, reference, (2, *reference.shape) if score_rule == "two_channel" else reference.shape)
+    if scores.dtype.kind != "f":
+        raise ValueError(f"predictions must be scores of a floating-point dtype, found {scores.dtype}")
+    scores = scores.astype(np.float32, copy=False)
+    low, high = scores.min(), scores.max()
+    if not np.isfinite([low, high]).all():
+        raise ValueError(f"scores must be finite, found NaN or infinity in {(~np.isfinite(scores)).sum()} of them")
+    if score_rule == "probability" and (low < 0 or high > 1):
+        raise ValueError(
+            f'scores must lie in [0, 1] under score_rule="probability", found {low if low < 0 else high}. '
+            f"The other rules are {SCORE_RULES[1:]}"
+        )
+    target = reference == 1
+    if not (target | (reference == 0)).all():
+        raise ValueError(
+            f"references must be masks of 0 and 1, found {reference[~target & (reference != 0)][0]}. Pass "
+            "references > 0 if all other values are foreground"
+        )
+
+    if score_rule == "two_channel":
+        background, foreground = scores
+        mask = foreground > background
+        score_map = _sigmoid(2 * foreground - background)
+    else:
+        score_map = _sigmoid(scores) if score_rule == "logit" else scores
+        mask = score_map > np.float32(mask_threshold)
+
+    # The factor is a little above 254, so that the first guess is never below the highest threshold that a score
+    # reaches, and one comparison with the threshold itself makes it exact.
+    rank = (score_map.astype(np.float64) * 254.0001).astype(np.uint8)
+    rank -= (score_map < THRESHOLDS.take(rank)).view(np.uint8)
+    (codes,), lengths = _runs(target * np.uint16(256) + rank)
+    histograms = np.bincount(codes, weights=lengths, minlength=512).reshape(2, 256)[:, :NUM_THRESHOLDS]
+    outside, hits = histograms[:, ::-1].cumsum(axis=1)[:, ::-1]
+    areas = [target.size, np.count_nonzero(target), np.count_nonzero(mask), np.count_nonzero(mask & target)]
+    return np.concatenate([areas, outside + hits, hits]).astype(np.uint32)
+
+
+def _runs(*maps: np.ndarray) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """One value for each run of equal pixels, and the lengths of the runs; maps without runs as they are, and None.
+
+    Neighbouring pixels are mostly alike, and a histogram that counts runs is faster by several times.
+    """
+    maps = [values.ravel() for values in maps]
+    changes = np.logical_or.reduce([values[1:] != values[:-1] for values in maps])
+    if np.count_nonzero(changes) > changes.size // 8:
+        return maps, None
+    ends = np.append(np.flatnonzero(changes), changes.size)
+    return [values[ends] for values in maps], np.diff(ends, prepend=-1)
+
+
+def _check_shapes(prediction: np.ndarray, reference: np.ndarray, expected: tuple[int, ...]) -> None:
+    if reference.ndim != 2 or reference.size == 0:
+        raise ValueError(f"a reference must be of shape (height, width), both positive, found {reference.shape}")
+    if prediction.shape != expected:
+        raise ValueError(
+            f"the prediction for a reference of shape {reference.shape} must be of shape {expected}, found "
+            f"{prediction.shape}"
+        )
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # exp(-x) is infinite for a very negative x, and the sigmoid 0
+        return 1 / (1 + np.exp(-logits))
+
+
+def semantic_results(
+    statistics: list[np.ndarray],
+    videos: np.ndarray,
+    num_classes: int = 71,
+    pad_to: int | None = None,
+    confidence: float | None = None,
+) -> dict:
+    """The results of the semantic protocols.
+
+    Args:
+        statistics (`list[np.ndarray]`): the `semantic_statistics` of every frame, those of a video together.
+        videos (`np.ndarray` of shape `(frames,)`): the number of the video of each frame, counted from 0.
+        num_classes, pad_to, confidence: as in [`AvssMiou`].
+
+    Returns:
+        `dict`: floats, counts, and arrays of shape `(num_classes,)`.
+    """
+    counts = np.concatenate([frame[1:].reshape(-1, 6) for frame in statistics])
+    video_of_count = np.repeat(videos, [frame.size // 6 for frame in statistics])
+    classes, overlap, labelled, predicted, predicted_on_255, predicted_beyond = counts.T
+
+    # AVSBench: every pixel that is not ignored counts as a prediction, also where its label is none of the classes.
+    area = predicted + predicted_on_255 + predicted_beyond
+    iou = overlap / (labelled + area - overlap)
+    fscore = (1 + BETA_SQUARED) * overlap / (BETA_SQUARED * labelled + area)
+    columns = [np.ones_like(iou), iou, fscore, overlap, labelled, predicted, predicted_beyond]
+
+    padding = np.zeros(videos.max() + 1)
+    if pad_to is not None:
+        padding = np.maximum(pad_to - np.bincount(videos), 0)
+
+    def totals(groups: np.ndarray, padding: np.ndarray) -> np.ndarray:  # (groups, num_classes, 7)
+        bins = groups * num_classes + classes
+        sums = [np.bincount(bins, weights=column, minlength=padding.size * num_classes) for column in columns]
+        sums = np.stack(sums, axis=1, dtype=float).reshape(padding.size, num_classes, -1)
+        sums[:, 0, :3] += padding[:, None]  # a padded frame: background, predicted perfectly
+        return sums
+
+    overall = totals(np.zeros_like(video_of_count), padding.sum(keepdims=True))[0]
+    scores, per_class = _semantic_scores(overall)
+    results = {
+        **scores,
+        "per_class": per_class,
+        "frames_per_class": overall[:, 0].astype(np.int64),
+        "num_frames": len(statistics),
+        "num_videos": padding.size,
+        "out_of_range_pixels": sum(int(frame[0]) for frame in statistics),
+    }
+    if confidence is not None:
+        per_video = totals(video_of_count, padding).reshape(padding.size, -1)
+
+        def resampled_scores(drawn: np.ndarray) -> dict:
+            weights = np.bincount(drawn, minlength=padding.size).astype(float)
+            resampled = (weights @ per_video).reshape(num_classes, -1)
+            # A class that no drawn video holds keeps its counts: as 0 it would pull down the means over all classes.
+            scores = _semantic_scores(np.where(resampled[:, :1] > 0, resampled, overall))[0]
+            # The accuracy is no mean over classes, and takes the drawn videos alone.
+            return scores | {"pixel_accuracy": _semantic_scores(resampled)[0]["pixel_accuracy"]}
+
+        results["confidence_intervals"] = _confidence_intervals(resampled_scores, padding.size, confidence)
+    return results
+
+
+def _semantic_scores(totals: np.ndarray) -> tuple[dict, dict]:
+    """Headline numbers and per-class arrays from sums over frames of shape `(num_classes, 7)`."""
+    frames, iou_sum, fscore_sum, overlap, labelled, predicted, predicted_beyond = totals.T
+    # A class counts in the frames in which it is predicted or true; one that never does contributes 0.
+    iou = _ratio(iou_sum, frames, otherwise=0.0)
+    fscore = _ratio(fscore_sum, frames, otherwise=0.0)
+    star, star_per_class = _accumulated_scores(overlap, labelled, predicted, predicted_beyond)
+    scores = {
+        "miou": iou.mean(),
+        "fscore": fscore.mean(),
+        "miou_no_background": iou[1:].mean(),
+        "fscore_no_background": fscore[1:].mean(),
+        "miou_without_last_class": iou[:-1].mean(),
+        "fscore_without_last_class": fscore[:-1].mean(),
+        "miou_seen": _mean(iou[labelled > 0]),
+        **star,
+    }
+    return {name: float(score) for name, score in scores.items()}, {"iou": iou, "fscore": fscore, **star_per_class}
+
+
+def _accumulated_scores(
+    overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray, predicted_beyond: np.ndarray
+) -> tuple[dict, dict]:
+    """The CAVP protocol, from pixel counts of the whole set of shape `(num_classes,)`."""
+    # Only the union counts predictions on labels beyond the classes (255 apart): precision and FDR leave them out.
+    union = labelled + predicted + predicted_beyond - overlap
+    false_positives = predicted - overlap
+    false_negatives = labelled - overlap
+    iou = _ratio(overlap, union, otherwise=0.0)
+    weighted_overlap = (1 + BETA_SQUARED) * overlap
+    fscore = _ratio(weighted_overlap, weighted_overlap + BETA_SQUARED * false_negatives + false_positives)
+    f1 = _ratio(2 * overlap, 2 * overlap + false_negatives + false_positives)
+    fdr = _ratio(false_positives, predicted)
+    scores = {
+        "miou_star": iou.mean(),
+        "fscore_star": _mean(fscore),
+        "f1_star": _mean(f1),
+        "fdr_star": _mean(fdr),
+        "pixel_accuracy": _ratio(overlap.sum(), labelled.sum() + predicted_beyond.sum()),
+        "miou_star_seen": _mean(iou[labelled > 0]),
+        "miou_star_present": _mean(iou[union > 0]),
+    }
+    per_class = {
+        "iou_star": iou,
+        "fscore_star": fscore,
+        "fdr_star": fdr,
+        "true_positives": overlap.astype(np.int64),
+        "false_positives": false_positives.astype(np.int64),
+        "false_negatives": false_negatives.astype(np.int64),
+    }
+    return {name: float(score) for name, score in scores.items()}, per_class
+
+
+def binary_results(
+    statistics: list[np.ndarray], videos: np.ndarray, videos_per_batch: int = 1, confidence: float | None = None
+) -> dict:
+    """The results of the binary protocols.
+
+    Args:
+        statistics (`list[np.ndarray]`): the `binary_statistics` of every frame, those of a video together.
+        videos (`np.ndarray` of shape `(frames,)`): the number of the video of each frame, counted from 0.
+        videos_per_batch, confidence: as in [`AvssMiou`].
+
+    Returns:
+        `dict`: floats, counts, arrays per class of shape `(2,)` and per batch.
+    """
+    frames = np.stack(statistics)
+    sums = np.stack([_video_sums(video) for video in np.split(frames, np.flatnonzero(np.diff(videos)) + 1)])
+    scores, per_class, thresholds = _binary_scores(sums, videos_per_batch)
+    size, area, mask_area, _ = frames[:, :4].T
+    silent = area == 0
+    results = {
+        **scores,
+        "per_class": per_class,
+        "threshold_at_max": thresholds,
+        "silent_frames": {
+            "count": int(silent.sum()),
+            "correct_silence_rate": _mean(mask_area[silent] == 0),
+            "false_alarm_area": _mean(mask_area[silent] / size[silent]),
+        },
+        "num_frames": len(frames),
+        "num_videos": len(sums),
+    }
+    if confidence is not None:
+        results["confidence_intervals"] = _confidence_intervals(
+            lambda drawn: _binary_scores(sums[drawn], videos_per_batch)[0], len(sums), confidence
+        )
+    return results
+
+
+def _video_sums(frames: np.ndarray) -> np.ndarray:
+    """Sums over the frames `(n, 514)` of one video: seven numbers, then the curve of F over the thresholds."""
+    frames = frames.astype(np.int64)
+    size, area, mask_area, overlap = frames[:, :4].T
+    sounding = area > 0
+    # A frame in which nothing sounds scores the fraction that is left unmarked.
+    iou = np.where(sounding, overlap / np.maximum(mask_area + area - overlap, 1), 1 - mask_area / size)
+    reached, hits = frames[sounding, 4:].reshape(-1, 2, NUM_THRESHOLDS).transpose(1, 0, 2)
+    curves = (1 + BETA_SQUARED) * hits / (BETA_SQUARED * area[sounding, None] + reached)
+    counts = [len(frames), sounding.sum(), iou.sum(), size.sum(), area.sum(), mask_area.sum(), overlap.sum()]
+    return np.concatenate([counts, curves.sum(axis=0)])
+
+
+def _binary_scores(sums: np.ndarray, videos_per_batch: int) -> tuple[dict, dict, np.ndarray]:
+    """Headline numbers, per-class arrays and the threshold of each batch from sums per video `(videos, 7 + 255)`."""
+    batches = np.add.reduceat(sums, np.arange(0, len(sums), videos_per_batch), axis=0)
+    frames, sounding, iou_sum = batches[:, :3].T
+    # One threshold for all frames of a batch; a batch in which nothing sounds scores F = 0 and counts.
+    curves = _ratio(batches[:, 7:], sounding[:, None], otherwise=0.0)
+    thresholds = np.where(sounding > 0, THRESHOLDS[curves.argmax(axis=1)], np.nan)
+    size, area, mask_area, overlap = sums[:, 3:7].sum(axis=0)
+    star, per_class = _accumulated_scores(
+        overlap=np.array([size - area - mask_area + overlap, overlap]),
+        labelled=np.array([size - area, area]),
+        predicted=np.array([size - mask_area, mask_area]),
+        predicted_beyond=np.zeros(2),
+    )
+    scores = {"miou": float((iou_sum / frames).mean()), "fscore": float(curves.max(axis=1).mean()), **star}
+    return scores, per_class, thresholds
+
+
+def _confidence_intervals(
+    resampled_scores: Callable[[np.ndarray], dict], num_videos: int, confidence: float
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals over resamples of the videos; `resampled_scores` maps indices of videos to scores."""
+    generator = np.random.default_rng(0)
+    draws = [resampled_scores(generator.integers(num_videos, size=num_videos)) for _ in range(BOOTSTRAP_RESAMPLES)]
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    return {name: tuple(np.quantile([draw[name] for draw in draws], tails).tolist()) for name in draws[0]}
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
+    """The quotient where there is one."""
+    defined = np.broadcast_to(denominator > 0, np.shape(numerator))
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), otherwise), where=defined)
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of the values that are defined, NaN if none is."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+class AvssMiou(evaluate.Metric):
+    """Audio-visual segmentation scores by every protocol, from one pass over the frames.
+
+    A frame is reduced to its counts, at most 2 KB, when it arrives. The order of arrival does not matter, and the
+    frames of several processes (`num_process`, `process_id`) merge exactly.
+
+    A frame is known by its video and its place in it. The place is what `frame_ids` says, or, where `num_frames` says
+    that a call holds whole clips, what is counted within the clip. A frame that arrives again, as a distributed
+    sampler repeats samples, counts once. Where only `video_ids` are given, one process counts every frame that
+    arrives; with several processes a call must hold whole clips, since places are counted within each call.
+
+    Args:
+        config_name (`str`, *optional*, defaults to `"semantic"`): `"semantic"` for label maps, `"binary"` for scores.
+        kwargs: the options that shape the counts, see the description of the inputs, and those of `evaluate.Metric`.
+
+    Raises:
+        `ValueError`: bad input, with the frame, the value found and what was expected.
+
+    Examples:
+
+    >>> import evaluate
+
+    >>> metric = evaluate.load("avss_miou", num_classes=5)
+    >>> metric.add_batch(
+    ...     predictions=[[[0, 0, 1, 1], [0, 3, 1, 0]], [[0, 0, 0, 0], [0, 0, 0, 3]]],
+    ...     references=[[[0, 0, 1, 1], [0, 0, 1, 1]], [[0, 0, 0, 0], [0, 0, 0, 0]]],
+    ...     video_ids="a",
+    ... )
+    >>> metric.add(prediction=[[0, 0, 0, 0]] * 2, reference=[[2, 2, 0, 0]] * 2, video_ids="b")
+    >>> results = metric.compute()
+    >>> {name: round(results[name], 5) for name in ("miou", "fscore", "miou_no_background", "miou_seen")}
+    {'miou': 0.28167, 'fscore': 0.33793, 'miou_no_background': 0.1875, 'miou_seen': 0.46944}
+    >>> {name: round(results[name], 5) for name in ("miou_star", "fscore_star", "fdr_star", "pixel_accuracy")}
+    {'miou_star': 0.28333, 'fscore_star': 0.42332, 'fdr_star': 0.42105, 'pixel_accuracy': 0.70833}
+    >>> results["per_class"]["iou"].round(5)
+    array([0.65833, 0.75   , 0.     , 0.     , 0.     ])
+
+    >>> metric = evaluate.load("avss_miou", "binary", score_rule="two_channel")
+    >>> results = metric.compute(
+    ...     predictions=[
+    ...         [[[0, 1, 0.5, 1]], [[2, 0.5, 1, 0]]],
+    ...         [[[1.0, 1, 0, 1]], [[0, 0, 1, 0]]],
+    ...         [[[1.0, 1, 1, 1]], [[0, 0, 0, 0]]],
+    ...         [[[1.0, 1, 1, 0]], [[0, 0, 0, 1]]],
+    ...     ],
+    ...     references=[[[1, 1, 0, 0]], [[0, 0, 0, 0]], [[1, 0, 0, 0]], [[0, 0, 0, 0]]],
+    ...     num_frames=[2, 2],
+    ... )
+    >>> {name: round(results[name], 5) for name in ("miou", "fscore", "miou_star")}
+    {'miou': 0.45833, 'fscore': 0.55741, 'miou_star': 0.41667}
+    >>> results["silent_frames"]
+    {'count': 2, 'correct_silence_rate': 0.0, 'false_alarm_area': 0.25}
+    """
+
+    def __init__(self, config_name: str | None = None, **kwargs):
+        config_name = config_name or "semantic"
+        if config_name not in REDUCTION_OPTIONS:
+            raise ValueError(f"the configurations are {list(REDUCTION_OPTIONS)}, found {config_name!r}")
+        defaults = REDUCTION_OPTIONS[config_name]
+        _check_names(kwargs, [*defaults, *list(signature(evaluate.Metric.__init__).parameters)[2:-1]])
+        self._options = defaults | {name: kwargs.pop(name) for name in defaults if name in kwargs}
+        _check_options(self._options)
+        self._num_calls = 0
+        super().__init__(config_name=config_name, **kwargs)
+
+    def _info(self):
+        # What evaluate stores of a frame: its counts, and who it is.
+        features = {"predictions": datasets.Value("binary"), "references": datasets.Value("binary")}
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS_DESCRIPTION,
+            features=datasets.Features(features),
+            reference_urls=["https://arxiv.org/abs/2301.13190", "https://arxiv.org/abs/2304.02970"],
+        )
+
+    def add_batch(self, *, predictions=None, references=None, video_ids=None, num_frames=None, frame_ids=None):
+        """Add frames: all of them, or, where one is bad, none."""
+        predictions = _frames(predictions, "predictions", 4 if self._options.get("score_rule") == "two_channel" else 3)
+        references = _frames(references, "references", 3)
+        if len(predictions) != len(references) or not references:
+            raise ValueError(
+                "there must be as many predictions as references and at least one, found "
+                f"{len(predictions)} predictions and {len(references)} references"
+            )
+        identities = self._identify(len(references), video_ids, num_frames, frame_ids)
+        reduce = semantic_statistics if self.config_name == "semantic" else binary_statistics
+        counts = []
+        for index, (prediction, reference) in enumerate(zip(predictions, references)):
+            try:
+                counts.append(reduce(prediction, reference, **self._options).tobytes())
+            except ValueError as error:
+                raise ValueError(f"frame {index} of the call ({_describe(identities[index])}): {error}") from None
+        super().add_batch(predictions=counts, references=[json.dumps(identity).encode() for identity in identities])
+        self._num_calls += 1
+
+    def add(self, *, prediction=None, reference=None, video_ids=None, frame_ids=None):
+        """Add one frame."""
+        self.add_batch(predictions=[prediction], references=[reference], video_ids=video_ids, frame_ids=frame_ids)
+
+    def compute(
+        self, *, predictions=None, references=None, video_ids=None, num_frames=None, frame_ids=None, **options
+    ) -> dict | None:
+        """Compute the results of all frames that were added and those given here, and start anew."""
+        summary = SUMMARY_OPTIONS[self.config_name] | options
+        reduction = {name: summary.pop(name) for name in self._options if name in summary}
+        _check_names(summary, SUMMARY_OPTIONS[self.config_name])
+        _check_options(summary)
+        inputs = {
+            "predictions": predictions,
+            "references": references,
+            "video_ids": video_ids,
+            "num_frames": num_frames,
+            "frame_ids": frame_ids,
+        }
+        brings_data = any(value is not None for value in inputs.values())
+        loaded_options = self._options
+        if brings_data and self.writer is None:
+            self._options = loaded_options | reduction
+        try:
+            _check_options(self._options)
+            changed = {name: value for name, value in reduction.items() if value != self._options[name]}
+            if changed:
+                raise ValueError(
+                    f"compute got {changed}, but frames are reduced with {self._options} when they arrive. Give these "
+                    "options to evaluate.load, or to a compute that brings all frames"
+                )
+            if brings_data:
+                self.add_batch(**inputs)
+            if self.writer is None and self.num_process == 1:
+                raise ValueError("there are no frames: call add_batch first, or give compute the frames")
+            if self.num_process > 1:  # the others wait for this file, also where there are no frames to put into it
+                super().add_batch(predictions=[b""], references=[END_MARK])
+            return super().compute(**summary)
+        finally:
+            self._options = loaded_options
+
+    def _compute(self, predictions, references, **summary) -> dict:
+        ended = references.count(END_MARK)
+        if self.num_process > 1 and ended != self.num_process:
+            raise ValueError(f"only {ended} of {self.num_process} processes came to their end")
+        frames = [frame for frame in zip(references, predictions) if frame[0] != END_MARK]
+        frames = sorted((json.loads(identity), counts) for identity, counts in frames)
+        kept = frames[:1]
+        for identity, counts in frames[1:]:
+            last_identity, last_counts = kept[-1]
+            if identity != last_identity or identity[-1] == UNKNOWN_PLACE:
+                kept.append((identity, counts))
+            elif not np.array_equal(self._reference_areas(counts), self._reference_areas(last_counts)):
+                raise ValueError(
+                    f"two frames with different references are both {_describe(identity)}. Give frame_ids, or, where "
+                    "every call holds whole clips, num_frames"
+                )
+        if not kept:
+            raise ValueError("there are no frames: no process has added any")
+        # Sums of floats depend on their order: the same frames get the same one, whichever way they came.
+        kept.sort(key=lambda frame: (frame[0][:-1], frame[1]))
+        new_video = [identity[:-1] != previous[:-1] for (previous, _), (identity, _) in zip(kept, kept[1:])]
+        videos = np.cumsum([0, *new_video])
+        statistics = [np.frombuffer(counts, np.uint32) for _, counts in kept]
+        if self.config_name == "semantic":
+            results = semantic_results(statistics, videos, self._options["num_classes"], **summary)
+        else:
+            results = binary_results(statistics, videos, **summary)
+        return results | {"repeated_frames": len(frames) - len(kept)}
+
+    def _reference_areas(self, counts: bytes) -> np.ndarray:
+        counts = np.frombuffer(counts, np.uint32)
+        if self.config_name == "binary":
+            return counts[:2]
+        classes = counts[1:].reshape(-1, 6)[:, [0, 2]]
+        return classes[classes[:, 1] > 0]
+
+    def _identify(self, count: int, video_ids, num_frames, frame_ids) -> list[list]:
+        """Who each frame of a call is: the parts of its video's name, by which videos are ordered, and its place.
+
+        The first part is 0 for a video that has no name but its call, 1 for an `int`, 2 for a `str`.
+        """
+        if frame_ids is not None and (video_ids is None or num_frames is not None):
+            raise ValueError("frame_ids go with video_ids that name the video of each frame, and without num_frames")
+        whole_clips = video_ids is None or num_frames is not None
+        lengths = [count] if num_frames is None else _as_list(num_frames, "num_frames", [int], minimum=1)
+        if sum(lengths) != count:
+            raise ValueError(f"num_frames must add up to the {count} frames of the call, found {lengths}")
+        if video_ids is None:
+            videos = [[0, self._num_calls, self.process_id, clip] for clip in range(len(lengths))]
+        else:
+            names = _as_list(video_ids, "video_ids", [int, str], length=len(lengths) if whole_clips else count)
+            videos = [[2 if isinstance(name, str) else 1, name] for name in names]
+        if whole_clips:
+            return [[*video, place] for video, length in zip(videos, lengths) for place in range(length)]
+        if frame_ids is not None:
+            places = _as_list(frame_ids, "frame_ids", [int], length=count, minimum=0)
+        elif self.num_process == 1:
+            places = [UNKNOWN_PLACE] * count
+        else:
+            places = [videos[:index].count(video) for index, video in enumerate(videos)]
+        return [[*video, place] for video, place in zip(videos, places)]
+
+
+def _to_numpy(value) -> np.ndarray:
+    if hasattr(value, "detach"):  # a torch tensor; numpy has no bfloat16
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+    return np.asarray(value)
+
+
+def _frames(values, name: str, ndim: int) -> list[np.ndarray]:
+    if isinstance(values, (list, tuple)):
+        return [_to_numpy(value) for value in values]
+    array = _to_numpy(values)
+    if array.ndim != ndim:
+        raise ValueError(
+            f"{name} must be a list of frames, or an array of {ndim} dimensions of which the first is over frames, "
+            f"found {type(values).__name__} of shape {array.shape}"
+        )
+    return list(array)
+
+
+def _as_list(values, name: str, kinds: list[type], length: int | None = None, minimum: int | None = None) -> list:
+    """Arguments as Python values; a single one stands for all."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        values = [values] * (length or 1)
+    values = [value.item() if hasattr(value, "item") else value for value in values]
+    if length is not None and len(values) != length:
+        raise ValueError(f"{name} must have {length} entries, found {len(values)}")
+    for value in values:
+        if not isinstance(value, tuple(kinds)) or (minimum is not None and value < minimum):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            expected += "" if minimum is None else f" of at least {minimum}"
+            raise ValueError(f"{name} must be {expected}, found {value!r}")
+    return values
+
+
+def _describe(identity: list) -> str:
+    *video, place = identity
+    name = f"video {video[1]!r}" if video[0] else "a video without a name"
+    return name if place == UNKNOWN_PLACE else f"frame {place} of {name}"
+
+
+def _check_names(given, known) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]!r} here, only {list(known)}")
+
+
+def _check_options(options: dict) -> None:
+    two_channel = options.get("score_rule") == "two_channel"
+
+    def is_integer(value, low=1, high=np.inf):
+        return isinstance(value, (int, np.integer)) and low <= value <= high
+
+    expectations = {
+        "num_classes": (f"an integer from 2 to {MAX_CLASSES}", lambda value: is_integer(value, 2, MAX_CLASSES)),
+        "ignore_index": (
+            "None or an integer up to 255",
+            lambda value: value is None or is_integer(value, -np.inf, 255),
+        ),
+        "score_rule": (f"one of {SCORE_RULES}", lambda value: value in SCORE_RULES),
+        "mask_threshold": (
+            'between 0 and 1, and 0.5 under "two_channel", which has no use for it',
+            lambda value: 0 < value < 1 and (value == 0.5 or not two_channel),
+        ),
+        "pad_to": ("None or a positive integer", lambda value: value is None or is_integer(value)),
+        "videos_per_batch": ("a positive integer", is_integer),
+        "confidence": ("None or between 0 and 1", lambda value: value is None or 0 < value < 1),
+    }
+    for name, value in options.items():
+        expectation, holds = expectations[name]
+        if not holds(value):
+            raise ValueError(f"{name} must be {expectation}, found {value!r}")
