@@ -130,9 +130,8 @@ def test_logits_and_auxiliary_logits(golden):
             assert_close(auxiliary[name], golden["expected"][f"aux.{index}.{name}"], **LOGITS)
 
 
+@pytest.mark.parametrize("golden", [2], indirect=True)
 def test_logits_with_the_ground_truth_prompt_of_training(golden):
-    if golden["stage"] == 1:
-        pytest.skip("the first stage takes no prompt")
     with torch.no_grad():
         outputs = golden["model"](**{**golden["inputs"], "prompt_masks": golden["train_mask"]})
     for name in ("class_queries_logits", "masks_queries_logits"):

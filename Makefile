@@ -1,0 +1,37 @@
+# Everything runs in its own virtual environment. Needed beforehand: Python 3.11, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where `make demo` writes: data, checkpoints, the table and the pictures.
+DEMO ?= runs/mini
+
+.PHONY: demo test test-slow quality style clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[viz,dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/accelerate launch --num_processes 1 --mixed_precision no --dynamo_backend no --cpu examples/train_stepping_stones.py --output_dir $(DEMO)
+
+test: quality
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m slow
+
+# `mlinter` checks the model folders with the rules that transformers has for its own.
+quality: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mlinter src/stepping_stones_hf/models
+	test -z "$$($(BIN)/python -c 'import stepping_stones_hf' 2>&1)"
+
+style: $(VENV)/.installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,80 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The README's Python, run as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+from stepping_stones_hf import (
+    AAVSForAudioVisualSegmentation,
+    AAVSImageProcessor,
+    AAVSProcessor,
+    VGGishConfig,
+    VGGishFeatureExtractor,
+)
+from stepping_stones_hf.data.mini import make_mini_avsbench
+
+from .models.aavs.conftest import make_config
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def get_snippet(containing: str) -> str:
+    snippets = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (snippet,) = (snippet for snippet in snippets if containing in snippet)
+    return snippet
+
+
+def test_both_stages_on_a_clip(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_mini_avsbench("runs/mini/mini-avsbench", clips={"v2": (1, 0, 0)})
+    audio_config = VGGishConfig(conv_channels=[4, 4, 8, 8], conv_depths=[1, 1, 1, 1], hidden_size=16)
+    for folder, prompted in (("runs/mini/model", True), ("runs/mini/model/localizer", False)):
+        torch.manual_seed(0)
+        config = make_config(num_labels=71 if prompted else 2, use_mask_prompt=prompted, audio_config=audio_config)
+        AAVSForAudioVisualSegmentation(config).save_pretrained(folder)
+        AAVSProcessor(AAVSImageProcessor(localization=not prompted), VGGishFeatureExtractor()).save_pretrained(folder)
+
+    exec(compile(get_snippet("localizer"), "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(second) for second in range(10)]
+
+
+@pytest.mark.slow
+def test_full_size_start_from_mask2former(tmp_path):
+    backbone = SwinConfig(
+        image_size=384,
+        embed_dim=128,
+        depths=[2, 2, 18, 2],
+        num_heads=[4, 8, 16, 32],
+        window_size=12,
+        drop_path_rate=0.3,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=backbone, num_labels=150)).save_pretrained(
+        tmp_path
+    )
+    snippet = get_snippet("load_mask2former_weights").replace(
+        "facebook/mask2former-swin-base-ade-semantic", str(tmp_path)
+    )
+    variables = {}
+    exec(compile(snippet, "README.md", "exec"), variables)
+    assert variables["new"]
+    assert not any(".backbone." in name and ".adapter." not in name for name in variables["new"])
+    assert not any("queries" in name for name in variables["new"])
