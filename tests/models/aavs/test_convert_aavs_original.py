@@ -131,7 +131,7 @@ def test_an_unsupported_original_config_is_refused(released, tmp_path, capsys):
 @pytest.fixture
 def mask2former(tmp_path):
     """A Mask2Former as the Hub has them: another number of labels and of queries, legacy names on disk."""
-    config = make_config()
+    config = make_config(hidden_dim=32)
     own = get_own_fields(Mask2FormerConfig, config.to_dict())
     config = Mask2FormerConfig(
         **{**{name: getattr(config, name) for name in own}, "num_queries": 9, "num_labels": 150},
@@ -148,7 +148,7 @@ def mask2former(tmp_path):
 
 def test_starting_from_mask2former_takes_every_weight_that_it_has(mask2former):
     source, folder = mask2former
-    model = AAVSForAudioVisualSegmentation(make_config(num_labels=71, use_mask_prompt=True)).eval()
+    model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, num_labels=71, use_mask_prompt=True)).eval()
     new = load_mask2former_weights(model, folder)
 
     state_dict, original = model.state_dict(), source.state_dict()
@@ -182,7 +182,7 @@ def test_starting_from_mask2former_takes_every_weight_that_it_has(mask2former):
 
 def test_same_number_of_queries_keeps_the_pretrained_ones(mask2former):
     source, folder = mask2former
-    model = AAVSForAudioVisualSegmentation(make_config(num_queries=9))
+    model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, num_queries=9))
     assert not any("queries" in name for name in load_mask2former_weights(model, folder))
     queries = model.model.decoder.audio_query.queries_features.weight
     assert torch.equal(queries, source.model.transformer_module.queries_features.weight)
@@ -190,7 +190,7 @@ def test_same_number_of_queries_keeps_the_pretrained_ones(mask2former):
 
 def test_a_mask2former_of_another_shape_is_refused(mask2former):
     _, folder = mask2former
-    model = AAVSForAudioVisualSegmentation(make_config(dim_feedforward=40))
+    model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, dim_feedforward=40))
     with pytest.raises(ValueError, match="does not fit this model: .*fc1"):
         load_mask2former_weights(model, folder)
 
@@ -201,4 +201,4 @@ def test_a_mask2former_without_its_backbone_is_refused(mask2former):
     kept = {name: value for name, value in weights.items() if ".layers.1.blocks.0." not in name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="parameters are missing"):
-        load_mask2former_weights(AAVSForAudioVisualSegmentation(make_config()), folder)
+        load_mask2former_weights(AAVSForAudioVisualSegmentation(make_config(hidden_dim=32)), folder)

@@ -581,6 +581,14 @@ class AAVSPreTrainedModel(Mask2FormerPreTrainedModel):
                 if parameter.dim() > 1:
                     init.xavier_uniform_(parameter, gain=self.config.init_xavier_std)
             init.zeros_(module.cross_attn.in_proj_bias)
+        elif isinstance(module, AAVSAudioQuery):
+            init.normal_(module.queries_embedder.weight)
+            init.normal_(module.queries_features.weight)
+        elif isinstance(module, AAVSDecoder):
+            init.normal_(module.level_embed.weight)
+            for submodule in module.mask_embedder.modules():
+                if isinstance(submodule, nn.Linear):
+                    init_linear_as_torch(submodule)
         elif isinstance(module, AAVSRobustAudioAwareKey):
             for embedding in (module.silence_embed, module.uncertain_embed, module.sounding_embed):
                 init.normal_(embedding.weight, std=self.config.init_std)
