@@ -73,6 +73,7 @@ class Arguments:
         default=True, metadata={"help": "Also train a one-stage model with the steps of both stages, to compare."}
     )
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Frames per process and step."})
+    dataloader_num_workers: int = field(default=1, metadata={"help": "Processes that prepare frames; 0 for none."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this global norm."})
@@ -165,7 +166,7 @@ def make_tiny_config(use_mask_prompt: bool, labels: list[str]) -> AAVSConfig:
             "initializer_range": 0.12,
             "out_features": ["stage1", "stage2", "stage3", "stage4"],
         },
-        audio_config=VGGishConfig(conv_channels=[16, 32, 48, 64], conv_depths=[1, 1, 1, 1], hidden_size=128),
+        audio_config=VGGishConfig(conv_channels=[8, 16, 32, 64], conv_depths=[1, 1, 1, 1], hidden_size=128),
         freeze_audio_encoder=False,
         init_std=0.12,
         use_mask_prompt=use_mask_prompt,
@@ -173,7 +174,7 @@ def make_tiny_config(use_mask_prompt: bool, labels: list[str]) -> AAVSConfig:
         mask_feature_size=64,
         hidden_dim=64,
         encoder_feedforward_dim=128,
-        encoder_layers=2,
+        encoder_layers=1,
         decoder_layers=4,
         num_attention_heads=4,
         dim_feedforward=256,
@@ -217,6 +218,8 @@ def train(
         shuffle=True,
         drop_last=len(dataset) >= args.per_device_train_batch_size,
         collate_fn=dataset.collate,
+        num_workers=args.dataloader_num_workers,
+        persistent_workers=args.dataloader_num_workers > 0,  # each keeps the log-mel patches that it has made
     )
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=args.weight_decay, fused=True)

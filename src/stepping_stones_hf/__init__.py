@@ -53,7 +53,7 @@ AutoImageProcessor.register(
 AutoFeatureExtractor.register(AAVSConfig, VGGishFeatureExtractor)
 AutoProcessor.register(AAVSConfig, AAVSProcessor)
 
-# A modules cache that cannot be written is no reason to fail here: `stepping-stones register-metric` says what is wrong.
+# A cache that cannot be written is no reason to fail here: `stepping-stones register-metric` says what is wrong.
 with suppress(OSError):
     register_metric()
 

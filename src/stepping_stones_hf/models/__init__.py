@@ -14,6 +14,6 @@
 from transformers.utils.auto_docstring import HARDCODED_CONFIG_FOR_MODELS
 
 
-# `auto_docstring` only knows the configurations in transformers' own list: without this it prints an error at import for
-# every class of a model that is not in it.
+# `auto_docstring` looks names of configurations up in transformers' own list and prints an error at import for every
+# class of a model that is not in it.
 HARDCODED_CONFIG_FOR_MODELS |= {"aavs": "AAVSConfig", "vggish": "VGGishConfig"}

@@ -620,7 +620,7 @@ class AAVSModel(AAVSPreTrainedModel):
     def train(self, mode: bool = True):
         super().train(mode)
         # CODEPATH: frozen in the released recipe; small models that start from random weights train it along.
-        # Here and not in `__init__` alone, because `from_pretrained` makes every parameter trainable, then calls `eval`.
+        # Here and not in `__init__`: `from_pretrained` makes every parameter trainable, then calls `eval`.
         if self.audio_encoder is not None and self.config.freeze_audio_encoder:
             self.audio_encoder.requires_grad_(False)
         return self
