@@ -67,7 +67,7 @@ class Arguments:
         metadata={"help": "Two-stage repository to start from. Default: a tiny AAVS with random weights."},
     )
     image_size: int = field(default=64, metadata={"help": "Height and width of the tiny model's input."})
-    stage_1_steps: int = field(default=1500, metadata={"help": "Optimiser steps of stage 1; 0 only evaluates."})
+    stage_1_steps: int = field(default=1000, metadata={"help": "Optimiser steps of stage 1; 0 only evaluates."})
     stage_2_steps: int = field(default=700, metadata={"help": "Optimiser steps of stage 2; 0 only evaluates."})
     one_stage: bool = field(
         default=True, metadata={"help": "Also train a one-stage model with the steps of both stages, to compare."}
