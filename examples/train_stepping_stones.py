@@ -26,6 +26,7 @@ import csv
 import json
 import shutil
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import evaluate
@@ -228,21 +229,17 @@ def train(
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     prepared.train()
-    progress = tqdm(total=num_steps, desc=title, disable=not accelerator.is_main_process)
-    while progress.n < num_steps:
-        for batch in loader:
-            loss = prepared(**batch).loss
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            progress.update()
-            if progress.n % 20 == 0:
-                progress.set_postfix(loss=f"{loss.item():.3f}")
-            if progress.n == num_steps:
-                break
-    progress.close()
+    batches = islice(chain.from_iterable(repeat(loader)), num_steps)  # epoch after epoch
+    progress = tqdm(batches, desc=title, total=num_steps, disable=not accelerator.is_main_process)
+    for step, batch in enumerate(progress):
+        loss = prepared(**batch).loss
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        if step % 20 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
     return accelerator.unwrap_model(prepared).eval()
 
 

@@ -28,8 +28,8 @@ The programs add a tiny number to denominators, too small for their float32 to s
 """
 
 import json
+import zlib
 from collections.abc import Callable
-from functools import lru_cache
 from inspect import signature
 
 import datasets
@@ -42,7 +42,7 @@ __all__ = ["AvssMiou", "binary_results", "binary_statistics", "semantic_results"
 BETA_SQUARED = 0.3
 # The CAVP program turns this label into an ignored one, whatever the number of classes is.
 CAVP_IGNORE_LABEL = 255
-# Joint codes of label and class fit in 16 bits, which halves the time of the reduction, up to here.
+# Joint codes of a label (negative, or 0 to 256) and a class fit in 16 bits up to here.
 MAX_CLASSES = 254
 BOOTSTRAP_RESAMPLES = 1000
 
@@ -116,23 +116,6 @@ Returns:
 """
 
 
-@lru_cache
-def _reference_rows(num_classes: int, ignore_index: int | None) -> np.ndarray:
-    """Where the joint histogram keeps each label, times num_classes: a table for labels 0..256 and, last, negatives.
-
-    Rows [0, num_classes) hold the classes; then come the label that CAVP ignores, other labels beyond the classes,
-    labels that nobody counts because they are ignored, and labels of classes that are ignored.
-    """
-    cavp_ignored, beyond, ignored, ignored_class = range(num_classes, num_classes + 4)
-    rows = np.full(258, beyond)
-    rows[:num_classes] = np.arange(num_classes)
-    rows[CAVP_IGNORE_LABEL] = cavp_ignored
-    rows[-1] = ignored
-    if ignore_index is not None and ignore_index >= 0:
-        rows[ignore_index] = ignored_class if ignore_index < num_classes else ignored
-    return (rows * num_classes).astype(np.uint16)
-
-
 def semantic_statistics(
     prediction: np.ndarray, reference: np.ndarray, num_classes: int = 71, ignore_index: int | None = None
 ) -> np.ndarray:
@@ -154,8 +137,10 @@ def semantic_statistics(
         `ValueError`: shapes that differ, dtypes that hold no integers, a prediction outside [0, num_classes).
     """
     _check_shapes(prediction, reference, reference.shape)
+    # The bytes of a bool array may hold other values than 0 and 1: Pillow's mode "1" has 255.
+    prediction, reference = (maps.astype(np.uint8) if maps.dtype == bool else maps for maps in (prediction, reference))
     for name, labels in (("predictions", prediction), ("references", reference)):
-        if labels.dtype.kind not in "bui":
+        if labels.dtype.kind not in "ui":
             raise ValueError(f"{name} must be label maps of an integer dtype, found {labels.dtype}")
     if prediction.min() < 0 or prediction.max() >= num_classes:
         outside = prediction[(prediction < 0) | (prediction >= num_classes)]
@@ -164,22 +149,28 @@ def semantic_statistics(
             "pixels are outside. Pass num_classes if the model has another number of classes"
         )
 
-    (prediction, labels), lengths = _runs(
-        prediction, reference.view(np.uint8) if reference.dtype == bool else reference
-    )
-    limits = np.iinfo(labels.dtype)
-    labels = np.clip(labels, max(limits.min, -1), min(limits.max, 256))
-    codes = _reference_rows(num_classes, ignore_index).take(labels) + prediction.astype(np.uint8)
-    joint = np.bincount(codes, weights=lengths, minlength=(num_classes + 4) * num_classes).reshape(-1, num_classes)
+    # Row 0 of the joint histogram is for negative labels: -1 is 65535 here, and as a code wraps to its place. The rows
+    # after it are for labels 0 to 255, the last for all others.
+    limits = np.iinfo(reference.dtype)
+    labels = np.clip(reference, max(limits.min, -1), min(limits.max, 256)).astype(np.uint16)
+    codes = (labels * num_classes + (prediction.astype(np.uint16) + num_classes)).ravel()
+    # Most pixels are background in both maps: counted apart, they cost little.
+    others = codes[codes != num_classes]
+    joint = np.bincount(others, minlength=258 * num_classes).reshape(258, num_classes)
+    joint[1, 0] = codes.size - others.size
 
-    known, on_255, beyond = joint[:num_classes], joint[num_classes], joint[num_classes + 1]
+    out_of_range = joint[0].sum() + joint[num_classes + 1 :].sum()
+    if ignore_index is not None and ignore_index >= 0:
+        joint[ignore_index + 1] = 0
+    known, on_255 = joint[1 : num_classes + 1], joint[CAVP_IGNORE_LABEL + 1]
+    beyond = joint[num_classes + 1 :].sum(axis=0) - on_255
     columns = [np.arange(num_classes), known.diagonal(), known.sum(axis=1), known.sum(axis=0), on_255, beyond]
     counts = np.stack(columns, axis=1)
     counts = counts[counts[:, 1:].any(axis=1)]
-    out_of_range = joint[num_classes : num_classes + 3].sum()
     return np.append(out_of_range, counts).astype(np.uint32)
 
 
+@np.errstate(over="ignore")  # scores beyond float32 are refused; exp(-x) is infinite where the sigmoid is 0
 def binary_statistics(
     scores: np.ndarray, reference: np.ndarray, score_rule: str = "probability", mask_threshold: float = 0.5
 ) -> np.ndarray:
@@ -208,7 +199,8 @@ def binary_statistics(
     scores = scores.astype(np.float32, copy=False)
     low, high = scores.min(), scores.max()
     if not np.isfinite([low, high]).all():
-        raise ValueError(f"scores must be finite, found NaN or infinity in {(~np.isfinite(scores)).sum()} of them")
+        count = (~np.isfinite(scores)).sum()
+        raise ValueError(f"scores must be finite in float32, found NaN or infinity in {count} of them")
     if score_rule == "probability" and (low < 0 or high > 1):
         raise ValueError(
             f'scores must lie in [0, 1] under score_rule="probability", found {low if low < 0 else high}. '
@@ -233,24 +225,11 @@ def binary_statistics(
     # reaches, and one comparison with the threshold itself makes it exact.
     rank = (score_map.astype(np.float64) * 254.0001).astype(np.uint8)
     rank -= (score_map < THRESHOLDS.take(rank)).view(np.uint8)
-    (codes,), lengths = _runs(target * np.uint16(256) + rank)
-    histograms = np.bincount(codes, weights=lengths, minlength=512).reshape(2, 256)[:, :NUM_THRESHOLDS]
+    codes = (target * np.uint16(256) + rank).ravel()
+    histograms = np.bincount(codes, minlength=512).reshape(2, 256)[:, :NUM_THRESHOLDS]
     outside, hits = histograms[:, ::-1].cumsum(axis=1)[:, ::-1]
     areas = [target.size, np.count_nonzero(target), np.count_nonzero(mask), np.count_nonzero(mask & target)]
     return np.concatenate([areas, outside + hits, hits]).astype(np.uint32)
-
-
-def _runs(*maps: np.ndarray) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """One value for each run of equal pixels, and the lengths of the runs; maps without runs as they are, and None.
-
-    Neighbouring pixels are mostly alike, and a histogram that counts runs is faster by several times.
-    """
-    maps = [values.ravel() for values in maps]
-    changes = np.logical_or.reduce([values[1:] != values[:-1] for values in maps])
-    if np.count_nonzero(changes) > changes.size // 8:
-        return maps, None
-    ends = np.append(np.flatnonzero(changes), changes.size)
-    return [values[ends] for values in maps], np.diff(ends, prepend=-1)
 
 
 def _check_shapes(prediction: np.ndarray, reference: np.ndarray, expected: tuple[int, ...]) -> None:
@@ -264,8 +243,7 @@ def _check_shapes(prediction: np.ndarray, reference: np.ndarray, expected: tuple
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # exp(-x) is infinite for a very negative x, and the sigmoid 0
-        return 1 / (1 + np.exp(-logits))
+    return 1 / (1 + np.exp(-logits))
 
 
 def semantic_results(
@@ -307,10 +285,11 @@ def semantic_results(
         return sums
 
     overall = totals(np.zeros_like(video_of_count), padding.sum(keepdims=True))[0]
-    scores, per_class = _semantic_scores(overall)
+    per_class = _semantic_class_scores(overall)
     results = {
-        **scores,
-        "per_class": per_class,
+        **_semantic_means(per_class),
+        "pixel_accuracy": _pixel_accuracy(*overall[:, 3:].T),
+        "per_class": _per_class_results(per_class, *overall[:, 3:6].T),
         "frames_per_class": overall[:, 0].astype(np.int64),
         "num_frames": len(statistics),
         "num_videos": padding.size,
@@ -322,66 +301,79 @@ def semantic_results(
         def resampled_scores(drawn: np.ndarray) -> dict:
             weights = np.bincount(drawn, minlength=padding.size).astype(float)
             resampled = (weights @ per_video).reshape(num_classes, -1)
-            # A class that no drawn video holds keeps its counts: as 0 it would pull down the means over all classes.
-            scores = _semantic_scores(np.where(resampled[:, :1] > 0, resampled, overall))[0]
-            # The accuracy is no mean over classes, and takes the drawn videos alone.
-            return scores | {"pixel_accuracy": _semantic_scores(resampled)[0]["pixel_accuracy"]}
+            class_scores = _fill(_semantic_class_scores(resampled), per_class)
+            return _semantic_means(class_scores) | {"pixel_accuracy": _pixel_accuracy(*resampled[:, 3:].T)}
 
         results["confidence_intervals"] = _confidence_intervals(resampled_scores, padding.size, confidence)
     return results
 
 
-def _semantic_scores(totals: np.ndarray) -> tuple[dict, dict]:
-    """Headline numbers and per-class arrays from sums over frames of shape `(num_classes, 7)`."""
-    frames, iou_sum, fscore_sum, overlap, labelled, predicted, predicted_beyond = totals.T
-    # A class counts in the frames in which it is predicted or true; one that never does contributes 0.
-    iou = _ratio(iou_sum, frames, otherwise=0.0)
-    fscore = _ratio(fscore_sum, frames, otherwise=0.0)
-    star, star_per_class = _accumulated_scores(overlap, labelled, predicted, predicted_beyond)
-    scores = {
-        "miou": iou.mean(),
-        "fscore": fscore.mean(),
-        "miou_no_background": iou[1:].mean(),
-        "fscore_no_background": fscore[1:].mean(),
-        "miou_without_last_class": iou[:-1].mean(),
-        "fscore_without_last_class": fscore[:-1].mean(),
-        "miou_seen": _mean(iou[labelled > 0]),
-        **star,
+def _semantic_class_scores(totals: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of each class, NaN where it has none, from sums over frames of shape `(num_classes, 7)`."""
+    frames, iou_sum, fscore_sum, *pixels = totals.T
+    # A class counts in the frames in which it is predicted or true.
+    iou = _ratio(iou_sum, frames)
+    seen = np.where(pixels[1] > 0, iou, np.nan)
+    return {"iou": iou, "fscore": _ratio(fscore_sum, frames), "iou_seen": seen, **_star_class_scores(*pixels)}
+
+
+def _semantic_means(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    iou, fscore = np.nan_to_num(scores["iou"]), np.nan_to_num(scores["fscore"])  # a class that never counts scores 0
+    return {
+        "miou": float(iou.mean()),
+        "fscore": float(fscore.mean()),
+        "miou_no_background": float(iou[1:].mean()),
+        "fscore_no_background": float(fscore[1:].mean()),
+        "miou_without_last_class": float(iou[:-1].mean()),
+        "fscore_without_last_class": float(fscore[:-1].mean()),
+        "miou_seen": _mean(scores["iou_seen"]),
+        **_star_means(scores),
     }
-    return {name: float(score) for name, score in scores.items()}, {"iou": iou, "fscore": fscore, **star_per_class}
 
 
-def _accumulated_scores(
+def _star_class_scores(
     overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray, predicted_beyond: np.ndarray
-) -> tuple[dict, dict]:
-    """The CAVP protocol, from pixel counts of the whole set of shape `(num_classes,)`."""
+) -> dict[str, np.ndarray]:
+    """The CAVP scores of each class, NaN where it has none, from its pixels in the whole set."""
     # Only the union counts predictions on labels beyond the classes (255 apart): precision and FDR leave them out.
-    union = labelled + predicted + predicted_beyond - overlap
+    iou = _ratio(overlap, labelled + predicted + predicted_beyond - overlap)
     false_positives = predicted - overlap
     false_negatives = labelled - overlap
-    iou = _ratio(overlap, union, otherwise=0.0)
     weighted_overlap = (1 + BETA_SQUARED) * overlap
-    fscore = _ratio(weighted_overlap, weighted_overlap + BETA_SQUARED * false_negatives + false_positives)
-    f1 = _ratio(2 * overlap, 2 * overlap + false_negatives + false_positives)
-    fdr = _ratio(false_positives, predicted)
-    scores = {
-        "miou_star": iou.mean(),
-        "fscore_star": _mean(fscore),
-        "f1_star": _mean(f1),
-        "fdr_star": _mean(fdr),
-        "pixel_accuracy": _ratio(overlap.sum(), labelled.sum() + predicted_beyond.sum()),
-        "miou_star_seen": _mean(iou[labelled > 0]),
-        "miou_star_present": _mean(iou[union > 0]),
-    }
-    per_class = {
+    return {
         "iou_star": iou,
-        "fscore_star": fscore,
-        "fdr_star": fdr,
-        "true_positives": overlap.astype(np.int64),
-        "false_positives": false_positives.astype(np.int64),
-        "false_negatives": false_negatives.astype(np.int64),
+        "iou_star_seen": np.where(labelled > 0, iou, np.nan),
+        "fscore_star": _ratio(weighted_overlap, weighted_overlap + BETA_SQUARED * false_negatives + false_positives),
+        "f1_star": _ratio(2 * overlap, 2 * overlap + false_negatives + false_positives),
+        "fdr_star": _ratio(false_positives, predicted),
     }
-    return {name: float(score) for name, score in scores.items()}, per_class
+
+
+def _star_means(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    return {
+        "miou_star": float(np.nan_to_num(scores["iou_star"]).mean()),
+        "miou_star_seen": _mean(scores["iou_star_seen"]),
+        "miou_star_present": _mean(scores["iou_star"]),
+        **{name: _mean(scores[name]) for name in ("fscore_star", "f1_star", "fdr_star")},
+    }
+
+
+def _pixel_accuracy(
+    overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray, predicted_beyond: np.ndarray
+) -> float:
+    return float(_ratio(overlap.sum(), labelled.sum() + predicted_beyond.sum()))
+
+
+def _per_class_results(
+    scores: dict[str, np.ndarray], overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray
+) -> dict[str, np.ndarray]:
+    return {
+        **{name: np.nan_to_num(scores[name]) for name in ("iou", "fscore", "iou_star") if name in scores},
+        **{name: scores[name] for name in ("fscore_star", "fdr_star")},
+        "true_positives": overlap.astype(np.int64),
+        "false_positives": (predicted - overlap).astype(np.int64),
+        "false_negatives": (labelled - overlap).astype(np.int64),
+    }
 
 
 def binary_results(
@@ -399,12 +391,16 @@ def binary_results(
     """
     frames = np.stack(statistics)
     sums = np.stack([_video_sums(video) for video in np.split(frames, np.flatnonzero(np.diff(videos)) + 1)])
-    scores, per_class, thresholds = _binary_scores(sums, videos_per_batch)
+    means, thresholds = _binary_means(sums, videos_per_batch)
+    pixels = _binary_pixels(sums)
+    per_class = _star_class_scores(*pixels)
     size, area, mask_area, _ = frames[:, :4].T
     silent = area == 0
     results = {
-        **scores,
-        "per_class": per_class,
+        **means,
+        **_star_means(per_class),
+        "pixel_accuracy": _pixel_accuracy(*pixels),
+        "per_class": _per_class_results(per_class, *pixels[:3]),
         "threshold_at_max": thresholds,
         "silent_frames": {
             "count": int(silent.sum()),
@@ -415,9 +411,14 @@ def binary_results(
         "num_videos": len(sums),
     }
     if confidence is not None:
-        results["confidence_intervals"] = _confidence_intervals(
-            lambda drawn: _binary_scores(sums[drawn], videos_per_batch)[0], len(sums), confidence
-        )
+
+        def resampled_scores(drawn: np.ndarray) -> dict:
+            pixels = _binary_pixels(sums[drawn])
+            star = _star_means(_fill(_star_class_scores(*pixels), per_class))
+            means, _ = _binary_means(sums[drawn], videos_per_batch)
+            return means | star | {"pixel_accuracy": _pixel_accuracy(*pixels)}
+
+        results["confidence_intervals"] = _confidence_intervals(resampled_scores, len(sums), confidence)
     return results
 
 
@@ -434,22 +435,26 @@ def _video_sums(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([counts, curves.sum(axis=0)])
 
 
-def _binary_scores(sums: np.ndarray, videos_per_batch: int) -> tuple[dict, dict, np.ndarray]:
-    """Headline numbers, per-class arrays and the threshold of each batch from sums per video `(videos, 7 + 255)`."""
+def _binary_means(sums: np.ndarray, videos_per_batch: int) -> tuple[dict[str, float], np.ndarray]:
+    """The AVSBench scores and the threshold of each batch, from sums per video `(videos, 7 + 255)`."""
     batches = np.add.reduceat(sums, np.arange(0, len(sums), videos_per_batch), axis=0)
     frames, sounding, iou_sum = batches[:, :3].T
     # One threshold for all frames of a batch; a batch in which nothing sounds scores F = 0 and counts.
     curves = _ratio(batches[:, 7:], sounding[:, None], otherwise=0.0)
     thresholds = np.where(sounding > 0, THRESHOLDS[curves.argmax(axis=1)], np.nan)
+    return {"miou": float((iou_sum / frames).mean()), "fscore": float(curves.max(axis=1).mean())}, thresholds
+
+
+def _binary_pixels(sums: np.ndarray) -> np.ndarray:
+    """Overlap, labelled, predicted pixels and a row of zeros, of shape `(4, 2)`: background, foreground."""
     size, area, mask_area, overlap = sums[:, 3:7].sum(axis=0)
-    star, per_class = _accumulated_scores(
-        overlap=np.array([size - area - mask_area + overlap, overlap]),
-        labelled=np.array([size - area, area]),
-        predicted=np.array([size - mask_area, mask_area]),
-        predicted_beyond=np.zeros(2),
-    )
-    scores = {"miou": float((iou_sum / frames).mean()), "fscore": float(curves.max(axis=1).mean()), **star}
-    return scores, per_class, thresholds
+    background = [size - area - mask_area + overlap, size - area, size - mask_area, 0]
+    return np.stack([background, [overlap, area, mask_area, 0]], axis=1)
+
+
+def _fill(resampled: dict[str, np.ndarray], overall: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A class that has no score in a resample keeps its own: else the means would be over other classes."""
+    return {name: np.where(np.isnan(scores), overall[name], scores) for name, scores in resampled.items()}
 
 
 def _confidence_intervals(
@@ -459,7 +464,12 @@ def _confidence_intervals(
     generator = np.random.default_rng(0)
     draws = [resampled_scores(generator.integers(num_videos, size=num_videos)) for _ in range(BOOTSTRAP_RESAMPLES)]
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    return {name: tuple(np.quantile([draw[name] for draw in draws], tails).tolist()) for name in draws[0]}
+    intervals = {}
+    for name in draws[0]:
+        values = np.array([draw[name] for draw in draws])
+        values = values[~np.isnan(values)]  # a resample of ignored pixels alone has no accuracy
+        intervals[name] = tuple(np.quantile(values, tails).tolist()) if values.size else (np.nan, np.nan)
+    return intervals
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
@@ -477,13 +487,13 @@ def _mean(values: np.ndarray) -> float:
 class AvssMiou(evaluate.Metric):
     """Audio-visual segmentation scores by every protocol, from one pass over the frames.
 
-    A frame is reduced to its counts, at most 2 KB, when it arrives. The order of arrival does not matter, and the
-    frames of several processes (`num_process`, `process_id`) merge exactly.
+    A frame is reduced to its counts when it arrives: at most 2 KB, for label maps 24 bytes for each class in it. The
+    order of arrival does not matter, and the frames of several processes (`num_process`, `process_id`) merge exactly.
 
     A frame is known by its video and its place in it. The place is what `frame_ids` says, or, where `num_frames` says
     that a call holds whole clips, what is counted within the clip. A frame that arrives again, as a distributed
-    sampler repeats samples, counts once. Where only `video_ids` are given, one process counts every frame that
-    arrives; with several processes a call must hold whole clips, since places are counted within each call.
+    sampler repeats samples, counts once. Where only `video_ids` are given, every frame that arrives counts; several
+    processes refuse that.
 
     Args:
         config_name (`str`, *optional*, defaults to `"semantic"`): `"semantic"` for label maps, `"binary"` for scores.
@@ -533,9 +543,9 @@ class AvssMiou(evaluate.Metric):
         if config_name not in REDUCTION_OPTIONS:
             raise ValueError(f"the configurations are {list(REDUCTION_OPTIONS)}, found {config_name!r}")
         defaults = REDUCTION_OPTIONS[config_name]
-        _check_names(kwargs, [*defaults, *list(signature(evaluate.Metric.__init__).parameters)[2:-1]])
-        self._options = defaults | {name: kwargs.pop(name) for name in defaults if name in kwargs}
-        _check_options(self._options)
+        evaluate_options = set(signature(evaluate.Metric.__init__).parameters) - {"self", "config_name", "kwargs"}
+        _check_names(kwargs, [*defaults, *sorted(evaluate_options)])
+        self._options = _checked(defaults | {name: kwargs.pop(name) for name in defaults if name in kwargs})
         self._num_calls = 0
         super().__init__(config_name=config_name, **kwargs)
 
@@ -561,13 +571,16 @@ class AvssMiou(evaluate.Metric):
             )
         identities = self._identify(len(references), video_ids, num_frames, frame_ids)
         reduce = semantic_statistics if self.config_name == "semantic" else binary_statistics
-        counts = []
+        counts, names = [], []
         for index, (prediction, reference) in enumerate(zip(predictions, references)):
             try:
                 counts.append(reduce(prediction, reference, **self._options).tobytes())
             except ValueError as error:
                 raise ValueError(f"frame {index} of the call ({_describe(identities[index])}): {error}") from None
-        super().add_batch(predictions=counts, references=[json.dumps(identity).encode() for identity in identities])
+            # The same for every dtype; begun with the width, so that the shape counts too.
+            checksum = zlib.crc32(reference.astype(np.uint8, order="C"), reference.shape[1])
+            names.append(json.dumps([identities[index], checksum]).encode())
+        super().add_batch(predictions=counts, references=names)
         self._num_calls += 1
 
     def add(self, *, prediction=None, reference=None, video_ids=None, frame_ids=None):
@@ -581,7 +594,7 @@ class AvssMiou(evaluate.Metric):
         summary = SUMMARY_OPTIONS[self.config_name] | options
         reduction = {name: summary.pop(name) for name in self._options if name in summary}
         _check_names(summary, SUMMARY_OPTIONS[self.config_name])
-        _check_options(summary)
+        summary = _checked(summary)
         inputs = {
             "predictions": predictions,
             "references": references,
@@ -594,7 +607,7 @@ class AvssMiou(evaluate.Metric):
         if brings_data and self.writer is None:
             self._options = loaded_options | reduction
         try:
-            _check_options(self._options)
+            self._options = _checked(self._options)
             changed = {name: value for name, value in reduction.items() if value != self._options[name]}
             if changed:
                 raise ValueError(
@@ -607,22 +620,37 @@ class AvssMiou(evaluate.Metric):
                 raise ValueError("there are no frames: call add_batch first, or give compute the frames")
             if self.num_process > 1:  # the others wait for this file, also where there are no frames to put into it
                 super().add_batch(predictions=[b""], references=[END_MARK])
-            return super().compute(**summary)
+            try:
+                results = super().compute(**summary)
+            except ValueError as error:  # of evaluate, or of pyarrow about the file of a process that was killed
+                raise ValueError(
+                    f"the frames of {self.num_process} processes cannot be gathered. Has one of them died? {error}"
+                ) from error
+            if isinstance(results, ValueError):
+                raise results
+            return results
         finally:
             self._options = loaded_options
 
-    def _compute(self, predictions, references, **summary) -> dict:
+    def _compute(self, predictions, references, **summary) -> dict | ValueError:
+        # Where this raised an error, evaluate would keep its files and locks: `compute` raises it, after evaluate.
+        try:
+            return self._summarize(predictions, references, **summary)
+        except ValueError as error:
+            return error
+
+    def _summarize(self, predictions, references, **summary) -> dict:
         ended = references.count(END_MARK)
         if self.num_process > 1 and ended != self.num_process:
             raise ValueError(f"only {ended} of {self.num_process} processes came to their end")
         frames = [frame for frame in zip(references, predictions) if frame[0] != END_MARK]
-        frames = sorted((json.loads(identity), counts) for identity, counts in frames)
+        frames = sorted((*json.loads(name), counts) for name, counts in frames)
         kept = frames[:1]
-        for identity, counts in frames[1:]:
-            last_identity, last_counts = kept[-1]
+        for identity, checksum, counts in frames[1:]:
+            last_identity, last_checksum, _ = kept[-1]
             if identity != last_identity or identity[-1] == UNKNOWN_PLACE:
-                kept.append((identity, counts))
-            elif not np.array_equal(self._reference_areas(counts), self._reference_areas(last_counts)):
+                kept.append((identity, checksum, counts))
+            elif checksum != last_checksum:
                 raise ValueError(
                     f"two frames with different references are both {_describe(identity)}. Give frame_ids, or, where "
                     "every call holds whole clips, num_frames"
@@ -630,22 +658,15 @@ class AvssMiou(evaluate.Metric):
         if not kept:
             raise ValueError("there are no frames: no process has added any")
         # Sums of floats depend on their order: the same frames get the same one, whichever way they came.
-        kept.sort(key=lambda frame: (frame[0][:-1], frame[1]))
-        new_video = [identity[:-1] != previous[:-1] for (previous, _), (identity, _) in zip(kept, kept[1:])]
-        videos = np.cumsum([0, *new_video])
-        statistics = [np.frombuffer(counts, np.uint32) for _, counts in kept]
+        kept.sort(key=lambda frame: (frame[0][:-1], frame[2]))
+        names = [identity[:-1] for identity, _, _ in kept]
+        videos = np.cumsum([0, *(name != previous for previous, name in zip(names, names[1:]))])
+        statistics = [np.frombuffer(counts, np.uint32) for _, _, counts in kept]
         if self.config_name == "semantic":
             results = semantic_results(statistics, videos, self._options["num_classes"], **summary)
         else:
             results = binary_results(statistics, videos, **summary)
         return results | {"repeated_frames": len(frames) - len(kept)}
-
-    def _reference_areas(self, counts: bytes) -> np.ndarray:
-        counts = np.frombuffer(counts, np.uint32)
-        if self.config_name == "binary":
-            return counts[:2]
-        classes = counts[1:].reshape(-1, 6)[:, [0, 2]]
-        return classes[classes[:, 1] > 0]
 
     def _identify(self, count: int, video_ids, num_frames, frame_ids) -> list[list]:
         """Who each frame of a call is: the parts of its video's name, by which videos are ordered, and its place.
@@ -654,6 +675,11 @@ class AvssMiou(evaluate.Metric):
         """
         if frame_ids is not None and (video_ids is None or num_frames is not None):
             raise ValueError("frame_ids go with video_ids that name the video of each frame, and without num_frames")
+        if self.num_process > 1 and video_ids is not None and num_frames is None and frame_ids is None:
+            raise ValueError(
+                "with several processes video_ids alone do not say which frames are repeated: give num_frames beside "
+                "them if every call holds whole clips, else frame_ids"
+            )
         whole_clips = video_ids is None or num_frames is not None
         lengths = [count] if num_frames is None else _as_list(num_frames, "num_frames", [int], minimum=1)
         if sum(lengths) != count:
@@ -661,16 +687,15 @@ class AvssMiou(evaluate.Metric):
         if video_ids is None:
             videos = [[0, self._num_calls, self.process_id, clip] for clip in range(len(lengths))]
         else:
-            names = _as_list(video_ids, "video_ids", [int, str], length=len(lengths) if whole_clips else count)
+            expected = len(lengths) if whole_clips else count
+            names = _as_list(video_ids, "video_ids", [int, str], length=expected, repeats=expected)
             videos = [[2 if isinstance(name, str) else 1, name] for name in names]
         if whole_clips:
             return [[*video, place] for video, length in zip(videos, lengths) for place in range(length)]
         if frame_ids is not None:
             places = _as_list(frame_ids, "frame_ids", [int], length=count, minimum=0)
-        elif self.num_process == 1:
-            places = [UNKNOWN_PLACE] * count
         else:
-            places = [videos[:index].count(video) for index, video in enumerate(videos)]
+            places = [UNKNOWN_PLACE] * count
         return [[*video, place] for video, place in zip(videos, places)]
 
 
@@ -683,7 +708,13 @@ def _to_numpy(value) -> np.ndarray:
 
 def _frames(values, name: str, ndim: int) -> list[np.ndarray]:
     if isinstance(values, (list, tuple)):
-        return [_to_numpy(value) for value in values]
+        frames = []
+        for index, value in enumerate(values):
+            try:
+                frames.append(_to_numpy(value))
+            except ValueError as error:  # nested lists of different lengths
+                raise ValueError(f"frame {index} of {name} is no array: {error}") from None
+        return frames
     array = _to_numpy(values)
     if array.ndim != ndim:
         raise ValueError(
@@ -693,11 +724,13 @@ def _frames(values, name: str, ndim: int) -> list[np.ndarray]:
     return list(array)
 
 
-def _as_list(values, name: str, kinds: list[type], length: int | None = None, minimum: int | None = None) -> list:
-    """Arguments as Python values; a single one stands for all."""
+def _as_list(
+    values, name: str, kinds: list[type], length: int | None = None, minimum: int | None = None, repeats: int = 1
+) -> list:
+    """Arguments as Python values; a single one is repeated."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(values, str) or not hasattr(values, "__len__"):
-        values = [values] * (length or 1)
+        values = [values] * repeats
     values = [value.item() if hasattr(value, "item") else value for value in values]
     if length is not None and len(values) != length:
         raise ValueError(f"{name} must have {length} entries, found {len(values)}")
@@ -721,11 +754,16 @@ def _check_names(given, known) -> None:
         raise ValueError(f"there is no option {unknown[0]!r} here, only {list(known)}")
 
 
-def _check_options(options: dict) -> None:
+def _checked(options: dict) -> dict:
+    """The options, if they are good, as Python values."""
+    options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     two_channel = options.get("score_rule") == "two_channel"
 
     def is_integer(value, low=1, high=np.inf):
-        return isinstance(value, (int, np.integer)) and low <= value <= high
+        return isinstance(value, int) and low <= value <= high
+
+    def is_fraction(value):
+        return isinstance(value, float) and 0 < value < 1
 
     expectations = {
         "num_classes": (f"an integer from 2 to {MAX_CLASSES}", lambda value: is_integer(value, 2, MAX_CLASSES)),
@@ -736,13 +774,14 @@ def _check_options(options: dict) -> None:
         "score_rule": (f"one of {SCORE_RULES}", lambda value: value in SCORE_RULES),
         "mask_threshold": (
             'between 0 and 1, and 0.5 under "two_channel", which has no use for it',
-            lambda value: 0 < value < 1 and (value == 0.5 or not two_channel),
+            lambda value: is_fraction(value) and (value == 0.5 or not two_channel),
         ),
         "pad_to": ("None or a positive integer", lambda value: value is None or is_integer(value)),
         "videos_per_batch": ("a positive integer", is_integer),
-        "confidence": ("None or between 0 and 1", lambda value: value is None or 0 < value < 1),
+        "confidence": ("None or between 0 and 1", lambda value: value is None or is_fraction(value)),
     }
     for name, value in options.items():
         expectation, holds = expectations[name]
         if not holds(value):
             raise ValueError(f"{name} must be {expectation}, found {value!r}")
+    return options
