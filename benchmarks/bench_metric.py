@@ -17,8 +17,8 @@
 
 Both sides see the same arrays in the same run, and must agree to 1e-9. The programs of the two semantic protocols are
 separate, and each compares every class with every frame: the peer is one such loop for each protocol. Beside it stands
-the ratio to a single loop whose masks serve both protocols, about half as large. The run fails if the metric is not 20
-times faster than the two loops for label maps, and 25 times faster for scores, or if its memory grows by 60 MB or more.
+the ratio to a single loop whose masks serve both protocols, about half as large. The run fails if the metric is not
+20 times faster than the two loops for label maps and 25 times faster for scores, or if its memory grows by 60 MB.
 """
 
 import argparse

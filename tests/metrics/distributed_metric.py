@@ -44,7 +44,10 @@ def split_clips(process: int, num_processes: int) -> list[dict]:
 def whole_clips(process: int, num_processes: int) -> list[dict]:
     """One clip after the other; as 7 clips do not divide evenly, the last process gets the first one again."""
     clips = np.resize(np.arange(CLIPS), -(-CLIPS // num_processes) * num_processes)[process::num_processes]
-    return [{"frames": np.arange(FRAMES) + clip * FRAMES, "video_ids": int(clip)} for clip in clips]
+    return [
+        {"frames": np.arange(FRAMES) + clip * FRAMES, "video_ids": [int(clip)], "num_frames": [FRAMES]}
+        for clip in clips
+    ]
 
 
 def batches_of_clips(process: int, num_processes: int) -> list[dict]:
@@ -53,7 +56,7 @@ def batches_of_clips(process: int, num_processes: int) -> list[dict]:
     return [
         {
             "frames": np.concatenate([clip["frames"] for clip in clips]),
-            "video_ids": [clip["video_ids"] for clip in clips],
+            "video_ids": [clip["video_ids"][0] for clip in clips],
             "num_frames": [FRAMES] * len(clips),
         }
     ]

@@ -180,6 +180,11 @@ def test_a_score_on_a_threshold_reaches_it_and_one_below_does_not():
     np.testing.assert_array_equal(statistics[259:], (reached & reference).sum(axis=1))
 
 
+def test_the_mask_threshold_is_compared_in_float32():
+    scores = np.array([[0.4, np.nextafter(np.float32(0.4), np.float32(1))]], np.float32)
+    assert binary_statistics(scores, np.ones((1, 2)), mask_threshold=0.4)[2] == 1
+
+
 def test_results_agree_with_plain_loops_over_frames_classes_and_thresholds(tmp_path):
     path = REPOSITORY / "benchmarks" / "bench_metric.py"
     spec = importlib.util.spec_from_file_location("bench_metric", path)
@@ -202,6 +207,11 @@ def test_labels_that_are_no_class_are_treated_as_each_program_does(reference, ex
     results = make(num_classes=3).compute(predictions=[[[1, 1, 0, 0]]], references=[[reference]])
     assert results["out_of_range_pixels"] == expected.pop("out")
     assert {name: results[name] for name in expected} == pytest.approx(expected)
+
+
+def test_predictions_on_labels_beyond_the_classes_are_no_false_discoveries(make):
+    results = make(num_classes=3).compute(predictions=[[[1, 1, 1, 0]]], references=[[[1, 7, 0, 0]]])
+    assert results["fdr_star"] == pytest.approx((0 + 1 / 2) / 2)
 
 
 @pytest.mark.parametrize("ignored", [-100, 0, 2, 9, 255])
@@ -250,7 +260,9 @@ def test_each_batch_has_its_threshold(make):
     references = [[[1, 0]], [[1, 0]], [[0, 0]]]
     results = make("binary").compute(predictions=scores, references=references, num_frames=[1, 1, 1])
     first, second, silent = results["threshold_at_max"]
-    assert 0.2 < first <= 0.9 and 0.1 < second <= 0.4 and np.isnan(silent)
+    # Of all thresholds between the two scores the lowest.
+    assert first == THRESHOLDS[THRESHOLDS > 0.2][0] and second == THRESHOLDS[THRESHOLDS > 0.1][0]
+    assert np.isnan(silent)
     assert results["fscore"] == pytest.approx(2 / 3)
 
 
@@ -286,6 +298,31 @@ def test_confidence_needs_differences_between_videos(make):
         predictions=[[[0, 1]]] * 4, references=[[[0, 1]]] * 4, num_frames=[1] * 4, confidence=0.95
     )
     assert results["confidence_intervals"]["miou"] == (1.0, 1.0)
+
+
+def intervals_of_three_videos(metric: AvssMiou, predictions, references) -> dict[str, tuple[float, float]]:
+    data = {"predictions": predictions, "references": references, "num_frames": [1] * 3}
+    return metric.compute(**data, confidence=0.9)["confidence_intervals"]
+
+
+def test_a_resample_without_a_class_does_not_change_the_means_over_classes(make):
+    sounding = np.array([[[1, 0]], [[0, 0]], [[0, 0]]])
+    for metric, predictions in ((make(num_classes=2), sounding), (make("binary"), sounding.astype(float))):
+        intervals = intervals_of_three_videos(metric, predictions, sounding)
+        for name in ("miou", "miou_star", "miou_star_seen", "fscore_star", "pixel_accuracy"):
+            assert intervals[name] == (1.0, 1.0), name
+
+
+def test_a_class_that_a_resample_only_predicts_keeps_its_score_in_the_mean_over_seen_classes(make):
+    # Class 1 scores 1 in the first video and 0 in the others; without the first it keeps 1 / 3.
+    intervals = intervals_of_three_videos(make(num_classes=2), [[[0, 1]]] * 3, [[[0, 1]], [[0, 0]], [[0, 0]]])
+    assert intervals["miou_seen"][0] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert intervals["miou"][0] == pytest.approx((1 / 2 + 0) / 2)
+
+
+def test_a_resample_of_ignored_pixels_leaves_an_interval_for_the_accuracy(make):
+    intervals = intervals_of_three_videos(make(num_classes=2), [[[0, 1]]] * 3, [[[0, 0]], [[-1, -1]], [[-1, -1]]])
+    assert intervals["pixel_accuracy"] == (0.5, 0.5)
 
 
 # Which frame is which
@@ -360,13 +397,24 @@ def test_a_repeated_frame_with_another_prediction_counts_once_in_either_order(ma
 
 
 @pytest.mark.parametrize("config_name", ["semantic", "binary"])
-def test_two_frames_under_one_name_are_an_error(config_name, make):
+def test_two_frames_under_one_name_are_an_error_that_leaves_nothing_behind(config_name, make, tmp_path):
     metric = make(config_name)
     dtype = np.uint8 if config_name == "semantic" else np.float32
-    for reference in ([[0, 1]], [[1, 1]]):
+    for reference in ([[0, 1]], [[1, 0]]):
         metric.add(prediction=np.zeros((1, 2), dtype), reference=reference, video_ids="a", frame_ids=3)
     with pytest.raises(ValueError, match="two frames with different references are both frame 3 of video 'a'"):
         metric.compute()
+    assert not list(tmp_path.rglob("*.arrow"))
+    metric.add(prediction=np.zeros((1, 2), dtype), reference=[[0, 1]], video_ids="a", frame_ids=3)
+    assert metric.compute()["num_frames"] == 1
+    assert not list(tmp_path.rglob("*.arrow"))
+
+
+def test_a_repeated_frame_is_recognised_in_another_dtype(make):
+    metric = make(num_classes=2)
+    for dtype in (bool, np.uint8, np.int64):
+        metric.add(prediction=[[0, 1]], reference=np.array([[0, 1]], dtype), video_ids="a", frame_ids=0)
+    assert metric.compute()["repeated_frames"] == 2
 
 
 def test_frames_with_the_same_content_are_different_frames(make):
@@ -405,6 +453,7 @@ def test_batches_of_videos_follow_their_names_not_their_arrival(make, generator)
         ({"num_frames": [2, 0]}, "num_frames must be int of at least 1, found 0"),
         ({"num_frames": [1, 1], "video_ids": ["a"]}, "video_ids must have 2 entries, found 1"),
         ({"frame_ids": [0, 1]}, "frame_ids go with video_ids"),
+        ({"frame_ids": 0, "video_ids": "a"}, "frame_ids must have 2 entries, found 1"),
         ({"frame_ids": [0, 1], "video_ids": "a", "num_frames": [2]}, "frame_ids go with video_ids"),
         ({"frame_ids": [0, -1], "video_ids": "a"}, "frame_ids must be int of at least 0, found -1"),
     ],
@@ -428,7 +477,7 @@ def test_wrong_names_are_refused(names, message, make):
         pytest.param(lambda maps: maps.astype(np.uint64), id="uint64"),
         pytest.param(lambda maps: maps.astype(">i4"), id="big endian"),
         pytest.param(lambda maps: np.asfortranarray(maps), id="Fortran order"),
-        pytest.param(lambda maps: maps[:, ::-1][:, ::-1], id="view"),
+        pytest.param(lambda maps: maps[:, :, ::-1], id="view"),
         pytest.param(lambda maps: np.broadcast_to(maps, maps.shape), id="read-only"),
     ],
 )
@@ -436,6 +485,24 @@ def test_label_maps_of_all_kinds_are_the_same(convert, clips, make):
     expected = make(num_classes=9).compute(**clips)
     converted = {name: convert(clips[name]) for name in ("predictions", "references")}
     same(make(num_classes=9).compute(**clips | converted), expected)
+
+
+BOOLS = [
+    pytest.param(lambda values: np.array(values, bool), id="bool"),
+    pytest.param(lambda values: np.uint8(values).view(bool), id="bytes of 255"),
+    pytest.param(lambda values: Image.fromarray(np.uint8(values)).convert("1"), id="PIL mode 1"),
+]
+
+
+@pytest.mark.parametrize("convert", BOOLS)
+def test_maps_of_true_and_false_are_maps_of_1_and_0(convert, make):
+    values, labels = [[0, 255, 255]], [[0, 1, 1]]
+    expected = make(num_classes=2).compute(predictions=[labels], references=[labels])
+    for prediction, reference in ((convert(values), labels), (labels, convert(values)), [convert(values)] * 2):
+        same(make(num_classes=2).compute(predictions=[prediction], references=[reference]), expected)
+    scores = [[[0.1, 0.9, 0.2]]]
+    expected = make("binary").compute(predictions=scores, references=[labels])
+    same(make("binary").compute(predictions=scores, references=[convert(values)]), expected)
 
 
 def test_palette_images_are_read_as_indices(make):
@@ -493,9 +560,11 @@ ZEROS = np.zeros((1, 2, 2))
         ("semantic", [[[0, 1], [80, 80]]], ZEROS.astype(int), r"in \[0, 71\), found 80; 2 of 4 pixels are outside"),
         ("semantic", [[[0, 1], [-1, 0]]], ZEROS.astype(int), r"in \[0, 71\), found -1; 1 of 4 pixels"),
         ("semantic", [[["a", "b"]]], [[[0, 0]]], "integer dtype, found <U1"),
+        ("semantic", [[[0, 0]], [[0, 1], [0]]], [[[0, 0]]] * 2, "frame 1 of predictions is no array"),
         ("binary", ZEROS.astype(int), ZEROS, "scores of a floating-point dtype, found int64"),
         ("binary", [[[0.5, np.nan]]], [[[0, 1]]], "found NaN or infinity in 1"),
         ("binary", [[[0.5, np.inf]]], [[[0, 1]]], "found NaN or infinity in 1"),
+        ("binary", [[[0.5, 1e300]]], [[[0, 1]]], "finite in float32, found NaN or infinity in 1"),
         ("binary", [[[0.5, 1.5]]], [[[0, 1]]], r'in \[0, 1\] under score_rule="probability", found 1.5'),
         ("binary", [[[0.5, -0.5]]], [[[0, 1]]], r"found -0.5"),
         ("binary", [[[0.5, 0.5]]], [[[0, 255]]], "masks of 0 and 1, found 255"),
@@ -503,6 +572,7 @@ ZEROS = np.zeros((1, 2, 2))
         ("binary", np.zeros((1, 2, 2, 2)), ZEROS, "an array of 3 dimensions"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_input_is_named_and_leaves_the_metric_as_it_was(config_name, predictions, references, message, make):
     metric = make(config_name)
     with pytest.raises(ValueError, match=message):
@@ -541,6 +611,7 @@ def test_an_error_says_which_frame_and_keeps_the_others_out(make):
         ("semantic", {"ignore_index": 256}, "ignore_index must be None or an integer up to 255"),
         ("binary", {"score_rule": "softmax"}, "score_rule must be one of"),
         ("binary", {"mask_threshold": 1.0}, "mask_threshold must be between 0 and 1"),
+        ("binary", {"mask_threshold": "0.4"}, "mask_threshold must be between 0 and 1, and .* found '0.4'"),
         ("binary", {"score_rule": "two_channel", "mask_threshold": 0.4}, "has no use for it, found 0.4"),
     ],
 )
@@ -555,6 +626,7 @@ def test_wrong_options_are_refused_when_the_metric_is_made(config_name, options,
         ("semantic", {"videos_per_batch": 2}, "there is no option 'videos_per_batch' here"),
         ("semantic", {"pad_to": 0}, "pad_to must be None or a positive integer, found 0"),
         ("semantic", {"confidence": 95}, "confidence must be None or between 0 and 1, found 95"),
+        ("binary", {"confidence": "95%"}, "confidence must be None or between 0 and 1, found '95%'"),
         ("binary", {"videos_per_batch": 0}, "videos_per_batch must be a positive integer, found 0"),
         ("binary", {"pad_to": 10}, "there is no option 'pad_to' here"),
     ],
@@ -579,6 +651,13 @@ def test_options_of_the_reduction_may_come_with_all_the_data_and_not_later(make)
         with pytest.raises(ValueError, match=r"compute got {'num_classes': 2}, but frames are reduced with"):
             metric.compute(**more, num_classes=2)
     assert metric.compute(num_classes=71, ignore_index=None)["num_frames"] == 1
+
+
+def test_options_of_numpy_are_taken(make):
+    data = {"predictions": [[[0, 1]]], "references": [[[0, 1]]]}
+    expected = make().compute(**data, confidence=0.5)
+    same(make(num_classes=np.uint8(71)).compute(**data, confidence=np.float64(0.5)), expected)
+    same(make().compute(**data, num_classes=np.uint8(71), confidence=0.5), expected)
 
 
 def test_compute_needs_frames(make):

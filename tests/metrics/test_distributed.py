@@ -51,7 +51,7 @@ def test_two_processes_give_bit_for_bit_what_one_gives(tmp_path):
         assert len({json.dumps(one[name]) for name in one if name.startswith(config_name)}) == 1
 
 
-def run_in_threads(tmp_path: Path, batches: list[dict], dies: int | None = None) -> dict:
+def run_in_threads(tmp_path: Path, batches: list[dict], dies: int | None = None, written: bool = True) -> dict:
     """A metric over as many processes as batches, here threads of one process."""
     results = [None] * len(batches)
 
@@ -61,7 +61,10 @@ def run_in_threads(tmp_path: Path, batches: list[dict], dies: int | None = None)
         try:
             metric.add_batch(**batches[process])
             if process == dies:
-                metric.writer.stream.flush()
+                if written:
+                    metric.writer.stream.flush()
+                else:
+                    Path(metric.cache_file_name).write_bytes(b"")
                 metric.filelock.release()
                 return
             results[process] = metric.compute()
@@ -80,12 +83,12 @@ def run_in_threads(tmp_path: Path, batches: list[dict], dies: int | None = None)
 
 
 HALVES = [
-    {"predictions": [[[0, 1]]], "references": [[[0, 1]]], "video_ids": "a"},
-    {"predictions": [[[0, 1]]], "references": [[[0, 2]]], "video_ids": "a"},
+    {"predictions": [[[0, 1]]], "references": [[[0, 1]]], "video_ids": ["a"], "num_frames": [1]},
+    {"predictions": [[[0, 1]]], "references": [[[1, 0]]], "video_ids": ["a"], "num_frames": [1]},
 ]
 
 
-def test_halves_of_a_clip_without_frame_ids_are_an_error(tmp_path):
+def test_halves_of_a_clip_that_pass_for_whole_are_an_error(tmp_path):
     with pytest.raises(
         ValueError, match="both frame 0 of video 'a'. Give frame_ids, or, where every call holds whole"
     ):
@@ -95,6 +98,22 @@ def test_halves_of_a_clip_without_frame_ids_are_an_error(tmp_path):
 def test_a_process_that_dies_before_the_end_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="only 1 of 2 processes came to their end"):
         run_in_threads(tmp_path, HALVES, dies=1)
+
+
+def test_a_process_that_dies_before_it_has_written_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="the frames of 2 processes cannot be gathered. Has one of them died?"):
+        run_in_threads(tmp_path, HALVES, dies=1, written=False)
+
+
+def test_several_processes_refuse_video_ids_alone(tmp_path):
+    metric = AvssMiou(num_process=2, process_id=0, cache_dir=str(tmp_path))
+    with pytest.raises(
+        ValueError, match="give num_frames beside them if every call holds whole clips, else frame_ids"
+    ):
+        metric.add_batch(predictions=[[[0, 1]]], references=[[[0, 1]]], video_ids="a")
+    with pytest.raises(ValueError, match="with several processes video_ids alone"):
+        metric.add(prediction=[[0, 1]], reference=[[0, 1]], video_ids="a")
+    assert metric.writer is None
 
 
 def test_videos_without_names_are_never_the_same(tmp_path):

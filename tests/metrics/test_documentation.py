@@ -20,6 +20,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 
 from stepping_stones_hf.metrics.avss_miou import avss_miou
 
@@ -57,9 +58,13 @@ def test_the_tables_of_the_page_are_made_by_its_snippets(capsys):
 
 
 def test_the_snippets_of_the_card_run(capsys):
-    semantic, binary, _distributed = snippets(CARD)
-    exec(semantic + binary, {})
+    variables = {}
+    try:
+        exec("\n".join(snippets(CARD)), variables)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     assert len(capsys.readouterr().out.splitlines()) == 2
+    assert (variables["results"]["num_videos"], variables["results"]["num_frames"]) == (3, 30)
 
 
 def test_the_card_explains_every_result():

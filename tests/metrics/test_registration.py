@@ -153,6 +153,26 @@ def test_an_unwritable_cache_is_an_oserror(tmp_path, monkeypatch):
         register_metric()
 
 
+def test_the_import_of_the_package_registers_the_metric(tmp_path):
+    process = start_python("import stepping_stones_hf", "/", HF_MODULES_CACHE=str(tmp_path / "modules"))
+    output_of(process)
+    (registered,) = tmp_path.rglob("avss_miou.py")
+    assert registered.read_bytes() == METRIC_FILE.read_bytes()
+
+
+def test_an_unwritable_cache_is_silent_at_import_and_an_error_of_the_command(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    code = "import stepping_stones_hf.cli, sys\n"
+    code += "print('imported', file=sys.stderr)\nsys.exit(stepping_stones_hf.cli.main(['register-metric']))"
+    process = start_python(code, "/", HF_MODULES_CACHE=str(tmp_path / "file" / "modules"))
+    output, errors = process.communicate(timeout=300)
+    at_import, message = errors.split("imported\n")
+    assert process.returncode == 1 and output == ""
+    assert str(tmp_path / "file") not in at_import
+    assert message.startswith("stepping-stones: ") and str(tmp_path / "file") in message
+    assert len(message.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

@@ -487,7 +487,7 @@ def _mean(values: np.ndarray) -> float:
 class AvssMiou(evaluate.Metric):
     """Audio-visual segmentation scores by every protocol, from one pass over the frames.
 
-    A frame is reduced to its counts when it arrives: at most 2 KB, for label maps 24 bytes for each class in it. The
+    A frame is reduced to its counts when it arrives: 2 KB for scores, 24 bytes a class for label maps. The
     order of arrival does not matter, and the frames of several processes (`num_process`, `process_id`) merge exactly.
 
     A frame is known by its video and its place in it. The place is what `frame_ids` says, or, where `num_frames` says
