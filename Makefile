@@ -9,7 +9,7 @@ DEMO ?= runs/mini
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[viz,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: $(VENV)/.installed
@@ -34,5 +34,5 @@ style: $(VENV)/.installed
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -68,8 +68,8 @@ class Arguments:
         metadata={"help": "Two-stage repository to start from. Default: a tiny AAVS with random weights."},
     )
     image_size: int = field(default=64, metadata={"help": "Height and width of the tiny model's input."})
-    stage_1_steps: int = field(default=1000, metadata={"help": "Optimiser steps of stage 1; 0 only evaluates."})
-    stage_2_steps: int = field(default=700, metadata={"help": "Optimiser steps of stage 2; 0 only evaluates."})
+    stage_1_steps: int = field(default=800, metadata={"help": "Optimiser steps of stage 1; 0 only evaluates."})
+    stage_2_steps: int = field(default=500, metadata={"help": "Optimiser steps of stage 2; 0 only evaluates."})
     one_stage: bool = field(
         default=True, metadata={"help": "Also train a one-stage model with the steps of both stages, to compare."}
     )
@@ -105,7 +105,9 @@ class Clip:
     def label_map(self, index: int) -> np.ndarray:
         """Class indices, `(height, width)`."""
         path = self.folder / "labels_rgb" / f"{index}.png"
-        return color_to_index(np.array(Image.open(path).convert("RGB")), path=path)
+        colors = np.array(Image.open(path).convert("RGB"))
+        # As in the released program; colours off the palette come from careless resizing.
+        return color_to_index(colors, unknown_color="background", path=path)
 
     def input_features(self, feature_extractor: VGGishFeatureExtractor) -> torch.Tensor:
         """Log-mel patches, `(num_frames, 96, 64)`; kept, since every epoch needs them."""
@@ -154,7 +156,7 @@ class AnnotatedFrames(Dataset):
 
 
 def make_tiny_config(use_mask_prompt: bool, labels: list[str]) -> AAVSConfig:
-    """An AAVS of one million parameters whose small VGGish trains along: no pretrained weights are at hand."""
+    """An AAVS of 1.5 million parameters whose small VGGish trains along: no pretrained weights are at hand."""
     return AAVSConfig(
         backbone_config={
             "model_type": "swin",
@@ -227,6 +229,11 @@ def train(
     scheduler = get_scheduler("cosine", optimizer, args.num_warmup_steps, num_steps)
     # The schedule counts optimiser steps, whatever the number of processes: it is not prepared.
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    if len(loader) == 0:
+        raise ValueError(
+            f"{len(dataset)} annotated frames are not enough for a batch of {args.per_device_train_batch_size} on "
+            f"each of {accelerator.num_processes} processes. Lower --per_device_train_batch_size."
+        )
 
     prepared.train()
     batches = islice(chain.from_iterable(repeat(loader)), num_steps)  # epoch after epoch
@@ -277,8 +284,9 @@ def evaluate_localization(
     masks_dir: Path | None = None,
 ) -> float:
     """
-    Foreground IoU of stage 1 (AVSBench's protocol for S4 and MS3), each clip with the sound of the clip it is mapped
-    to. With `masks_dir` the masks are kept there as PNG of 0 and 255, `<subset>/<uid>/<frame>.png`.
+    Foreground IoU of stage 1 (AVSBench's protocol for S4 and MS3, at the size of the processor's label maps), each
+    clip with the sound of the clip it is mapped to. With `masks_dir` the masks are kept there as PNG of 0 and 255,
+    `<subset>/<uid>/<frame>.png`.
     """
     metric = evaluate.load("avss_miou", "binary", score_rule="two_channel")
     for clip, sound in tqdm(sounds.items(), desc="evaluation of stage 1", leave=False):
@@ -329,8 +337,11 @@ def make_table(results: dict) -> str:
     """The results in Markdown."""
     lines = ["| stage 1, foreground IoU | own sound | sound of another clip |", "|---|---|---|"]
     for name, values in results["stage_1"].items():
-        cells = ["–" if value is None else f"{value:.3f}" for value in values.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        other, clips, swapped = (values[key] for key in ("sound of another clip", "clips", "clips with another sound"))
+        other = "–" if other is None else f"{other:.3f}"
+        if 0 < swapped < clips:
+            other += f" ({swapped} of {clips} clips)"
+        lines.append(f"| {name} | {values['own sound']:.3f} | {other} |")
     lines += ["", "| AVSS, mIoU over the classes that occur | |", "|---|---|"]
     lines += [f"| {name} | {value:.3f} |" for name, value in results["avss"].items()]
     return "\n".join(lines)
@@ -395,7 +406,10 @@ def main():
         make_mini_avsbench(data_dir)
     accelerator.wait_for_everyone()
     clips = read_clips(data_dir)
+    if not clips["train"] or not clips["test"]:
+        raise ValueError(f"{data_dir / 'metadata.csv'} names no clip of the split train, or none of the split test.")
     test_clips = {subset: [clip for clip in clips["test"] if clip.subset == subset] for subset in SUBSETS}
+    test_clips = {subset: subset_clips for subset, subset_clips in test_clips.items() if subset_clips}
 
     # Stage 1: which pixels sound?
     stage_1 = make_model(args, localize=True, prompted=False)
@@ -425,11 +439,13 @@ def main():
 
         results = {"stage_1": {}, "avss": {}}
         shutil.rmtree(masks_dir, ignore_errors=True)
-        for subset, name in SUBSETS.items():
+        for subset in test_clips:
             own, others = {clip: clip for clip in test_clips[subset]}, derange(test_clips[subset], args.seed)
-            results["stage_1"][name] = {
+            results["stage_1"][SUBSETS[subset]] = {
                 "own sound": evaluate_localization(*stage_1, own, masks_dir),
                 "sound of another clip": evaluate_localization(*stage_1, others) if others else None,
+                "clips": len(own),
+                "clips with another sound": len(others),
             }
         if one_stage is not None:
             results["avss"]["one stage"] = evaluate_semantics(*one_stage, clips["test"])
@@ -442,7 +458,6 @@ def main():
         examples = [subset_clips[0] for subset_clips in test_clips.values()]
         draw_grid(make_grid_rows(*stage_2, examples, masks_dir), output_dir / "grid.png")
         print(f"\n{make_table(results)}\n\nModel: {output_dir / 'model'}\nPicture: {output_dir / 'grid.png'}")
-    accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":

@@ -13,11 +13,17 @@
 # limitations under the License.
 """The package as a whole: what an import does and does not do."""
 
+import doctest
+import inspect
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation, VGGishConfig, VGGishModel
 
 
 REPOSITORY = Path(__file__).parents[1]
@@ -62,3 +68,15 @@ def test_every_public_name_exists_and_is_documented():
 
     for name in stepping_stones_hf.__all__:
         assert getattr(stepping_stones_hf, name).__doc__, name
+
+
+@pytest.mark.parametrize(
+    "documented", [AAVSConfig, AAVSForAudioVisualSegmentation.forward, VGGishConfig, VGGishModel.forward]
+)
+def test_docstring_examples_run(documented):
+    source = inspect.getdoc(documented)
+    examples = doctest.DocTestParser().get_doctest(source, {}, documented.__qualname__, None, None)
+    assert examples.examples
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(examples)
+    assert runner.failures == 0

@@ -17,6 +17,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
+
+
+__all__ = ["main"]
+
 
 def convert(args: argparse.Namespace) -> int:
     from .models.aavs import convert_aavs_checkpoint
@@ -86,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         # Messages of bad input say what to do; a stack trace would bury them.
         print(f"stepping-stones: {error}", file=sys.stderr)
         return 1
@@ -94,6 +99,3 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-__all__ = ["main"]

@@ -45,6 +45,8 @@ def test_defaults_follow_use_mask_prompt():
         ({"feature_size": 40}, "feature_size=40 must be a multiple of 32"),
         ({"hidden_dim": 100}, "hidden_dim=100 must be a multiple of num_attention_heads=8"),
         ({"backbone_config": {"model_type": "resnet"}}, "Swin backbone"),
+        ({"backbone_config": {"model_type": "swin"}}, "feature maps of four stages"),
+        ({"adapter_reduction": 0}, "must be at least 1"),
     ],
 )
 def test_contradictions_are_errors_when_the_config_is_made(overrides, message):

@@ -121,6 +121,22 @@ def test_bad_files_are_one_clear_line(released, tmp_path, capsys):
     assert "is no AAVS checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config", "{", "config.json is no JSON"),
+        ("config", "[]", "should hold a JSON object"),
+        ("config", "{}", "has no backbone_config, id2label, label2id"),
+        ("checkpoint", "cut off", "state_dict.safetensors cannot be read"),
+    ],
+)
+def test_damaged_files_are_named(released, tmp_path, capsys, name, content, message):
+    released[name].write_text(content)
+    assert convert(released, tmp_path / "out") == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unsupported_original_config_is_refused(released, tmp_path, capsys):
     config = json.loads(released["config"].read_text())
     released["config"].write_text(json.dumps({**config, "pre_norm": True}))
@@ -193,6 +209,20 @@ def test_a_mask2former_of_another_shape_is_refused(mask2former):
     model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, dim_feedforward=40))
     with pytest.raises(ValueError, match="does not fit this model: .*fc1"):
         load_mask2former_weights(model, folder)
+
+
+def test_a_deeper_mask2former_is_refused(mask2former):
+    _, folder = mask2former
+    model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, decoder_layers=3))
+    with pytest.raises(ValueError, match="no place for, such as model.decoder.layers.2"):
+        load_mask2former_weights(model, folder)
+
+
+def test_weights_that_transformers_initialised_anew_do_not_count_as_loaded(mask2former):
+    _, folder = mask2former
+    model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, num_labels=71))
+    new = load_mask2former_weights(model, folder, num_labels=71, ignore_mismatched_sizes=True)
+    assert {"class_predictor.weight", "class_predictor.bias"} <= set(new)
 
 
 def test_a_mask2former_without_its_backbone_is_refused(mask2former):

@@ -105,8 +105,8 @@ def test_more_targets_than_queries(criterion):
 
 
 def test_frames_without_any_target_are_all_no_object(criterion):
-    labels = {"mask_labels": [torch.zeros(0, 64, 96)] * 2, "class_labels": [torch.zeros(0, dtype=torch.long)] * 2}
-    predictions = make_predictions(2, count=1, requires_grad=True)
+    labels = {"mask_labels": [torch.zeros(0, 64, 96)], "class_labels": [torch.zeros(0, dtype=torch.long)]}
+    predictions = make_predictions(1, count=1, requires_grad=True)
     losses = criterion(predictions, **labels)
     assert losses["loss_mask"] == 0 and losses["loss_dice"] == 0
     expected = -predictions[0]["class_queries_logits"].log_softmax(-1)[..., -1].mean()
@@ -131,8 +131,23 @@ def test_not_a_number_in_one_prediction_does_not_stop_the_matching(criterion):
     assert losses["loss_cross_entropy_0"].isnan() and losses["loss_cross_entropy"].isfinite()
 
 
+def test_no_object_weight_of_the_config_counts_whatever_the_checkpoint_holds(criterion):
+    labels = make_labels(4)
+    heavy = AAVSLoss(make_config(num_labels=4, no_object_weight=0.5))
+    torch.manual_seed(0)
+    expected = heavy(make_predictions(3, count=1), **labels)["loss_cross_entropy"]
+    heavy.load_state_dict(criterion.state_dict())
+    torch.manual_seed(0)
+    assert_close(heavy(make_predictions(3, count=1), **labels)["loss_cross_entropy"], expected)
+
+
 def test_labels_that_do_not_fit_are_clear_errors(criterion):
     labels = make_labels(4)
+    with pytest.raises(ValueError, match="Frame 1 has 1 `mask_labels` and 2 `class_labels`"):
+        classes = [labels["class_labels"][0], torch.tensor([0, 1]), labels["class_labels"][2]]
+        criterion(make_predictions(3), labels["mask_labels"], classes)
+    with pytest.raises((RuntimeError, IndexError)):  # a class beyond the labels is not taken for "no object"
+        criterion(make_predictions(1), [labels["mask_labels"][1]], [torch.tensor([4])])
     with pytest.raises(ValueError, match="3 frames need as many `mask_labels` and `class_labels`, got 2 and 2"):
         criterion(make_predictions(3), labels["mask_labels"][:2], labels["class_labels"][:2])
     masks = [*labels["mask_labels"][:2], labels["mask_labels"][2][:, :32]]

@@ -358,9 +358,25 @@ def test_wrong_sound_is_a_clear_error(tiny_model, change, message):
         tiny_model(**inputs)
 
 
+def test_contradictions_are_errors_in_from_pretrained_too(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    prompted = tiny_model.config.use_mask_prompt
+    with pytest.raises(ValueError, match="use_mask_prompt"):
+        AAVSForAudioVisualSegmentation.from_pretrained(tmp_path, use_mask_prompt=not prompted)
+
+
+def test_projections_that_do_nothing_are_frozen(tiny_model):
+    projection = tiny_model.model.decoder.layers[0].self_attn.out_proj
+    assert projection.weight.requires_grad is tiny_model.config.apply_output_projection
+    assert projection.adapter.up_proj.weight.requires_grad
+
+
 def test_wrong_prompt_is_a_clear_error(tiny_model):
     inputs = make_inputs(tiny_model)
     if tiny_model.config.use_mask_prompt:
+        for prompt_masks in (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 1, 8, 8)):
+            with pytest.raises(ValueError, match="floating-point numbers in"):
+                tiny_model(**{**inputs, "prompt_masks": prompt_masks})
         with pytest.raises(ValueError, match=r"needs `prompt_masks`.*subfolder=\"localizer\""):
             tiny_model(**{**inputs, "prompt_masks": None})
         with pytest.raises(ValueError, match="`prompt_masks` has 1 rows for 3 frames"):

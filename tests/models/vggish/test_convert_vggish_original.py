@@ -12,7 +12,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 import json
-import pickle
 
 import pytest
 import torch
@@ -177,12 +176,12 @@ def test_a_missing_file_and_an_unknown_ending_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         load_vggish(tmp_path / "nowhere.pth")
     (tmp_path / "vggish.h5").touch()
-    with pytest.raises(ValueError, match=r"vggish\.h5 ends with '\.h5'"):
+    with pytest.raises(ValueError, match=r"vggish\.h5 cannot be read"):
         load_vggish(tmp_path / "vggish.h5")
 
 
 def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path):
     path = tmp_path / "vggish.pth"
     torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="admits nothing but tensors"):
         load_vggish(path)

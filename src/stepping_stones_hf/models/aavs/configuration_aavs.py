@@ -23,7 +23,12 @@ from transformers.utils import auto_docstring
 from ..vggish import VGGishConfig
 
 
-@auto_docstring(checkpoint="stepping-stones/aavs-avss")
+@auto_docstring(
+    custom_intro="""
+    Configuration of an [`AAVSModel`]. The defaults are a model of the paper's size with two labels and without a
+    prompt.
+    """
+)
 @strict
 class AAVSConfig(PreTrainedConfig):
     r"""
@@ -33,7 +38,8 @@ class AAVSConfig(PreTrainedConfig):
         Configuration of the audio encoder. With `None` the model has no audio encoder and takes `audio_embeddings`
         in place of `input_features`.
     freeze_audio_encoder (`bool`, *optional*, defaults to `True`):
-        Whether the audio encoder stays as it is during training, as in the paper. `False` trains it along.
+        Whether the audio encoder stays as it is during training, as in the paper: `train()` and `eval()` then make
+        its parameters not require gradients. `False` trains it along.
     audio_embedding_dim (`int`, *optional*, defaults to 128):
         Size of one audio embedding, one per frame.
     audio_projection_dim (`int`, *optional*, defaults to 512):
@@ -209,6 +215,11 @@ class AAVSConfig(PreTrainedConfig):
                 f"AAVS puts its adapters into the blocks of a Swin backbone; backbone_config has model_type="
                 f"{self.backbone_config.model_type!r}. Pass a SwinConfig."
             )
+        if len(self.backbone_config.out_features) != 4:
+            raise ValueError(
+                "The pixel decoder takes the feature maps of four stages; backbone_config has out_features="
+                f'{self.backbone_config.out_features}. Set out_features=["stage1", "stage2", "stage3", "stage4"].'
+            )
         prompt_uses = {
             "mask_prompt_fusion=True": self.mask_prompt_fusion,
             "mask_prompt_keys=True": self.mask_prompt_keys,
@@ -233,6 +244,11 @@ class AAVSConfig(PreTrainedConfig):
             raise ValueError(
                 f"audio_embedding_dim={self.audio_embedding_dim}, but the audio encoder's embeddings have "
                 f"{self.audio_config.embedding_dim} values (audio_config.embedding_dim). Make them equal."
+            )
+        if self.decoder_layers < 1 or self.adapter_reduction < 1 or self.train_num_points < 1:
+            raise ValueError(
+                "decoder_layers, adapter_reduction and train_num_points must be at least 1, got "
+                f"{self.decoder_layers}, {self.adapter_reduction} and {self.train_num_points}."
             )
         if self.feature_size % 32 != 0:
             raise ValueError(

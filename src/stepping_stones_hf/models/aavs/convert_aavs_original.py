@@ -21,11 +21,10 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, SwinConfig
 
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
-from ..vggish.convert_vggish_original import load_vggish
+from ..vggish.convert_vggish_original import load_checkpoint, load_vggish
 from .configuration_aavs import AAVSConfig
 from .image_processing_pil_aavs import AAVSImageProcessorPil
 from .modeling_aavs import AAVSForAudioVisualSegmentation
@@ -116,6 +115,9 @@ def convert_aavs_config(
     Raises:
         `ValueError`: if the original config has a value that AAVS does not support.
     """
+    missing = [name for name in ("backbone_config", "id2label", "label2id") if name not in original_config]
+    if missing:
+        raise ValueError(f"The original config has no {', '.join(missing)}. Pass the checkpoint's own config.json.")
     for name, implied in IMPLIED_FIELDS.items():
         if original_config.get(name, implied) != implied:
             raise ValueError(
@@ -130,7 +132,7 @@ def convert_aavs_config(
         label2id=original_config["label2id"],
         backbone_config=SwinConfig(
             **{name: backbone_config[name] for name in get_own_fields(SwinConfig, backbone_config)},
-            out_features=backbone_config["out_features"],
+            out_features=["stage1", "stage2", "stage3", "stage4"],
         ),
         audio_config=audio_config,
         audio_embedding_dim=embedding_dim,
@@ -147,20 +149,15 @@ def get_own_fields(config_class: type[PreTrainedConfig], values: dict) -> set[st
     return {name for name in own - {"backbone_config"} if values.get(name) is not None}
 
 
-def load_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """State dict of a `.safetensors` file, or of a file of `torch.save`, from which nothing but tensors is read."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at {path}.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
+def read_json(path: str | Path) -> dict:
+    """Content of a JSON file that holds one object."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not a state dict that torch.load(weights_only=True) reads: {error}. Save the model's "
-            "state_dict() with torch.save, or as .safetensors."
-        ) from error
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold a JSON object, and holds a {type(content).__name__}.")
+    return content
 
 
 def convert_aavs_checkpoint(
@@ -194,11 +191,13 @@ def convert_aavs_checkpoint(
     """
     original = load_checkpoint(checkpoint)
     state_dict = convert_aavs_state_dict(original)
-    original_config = json.loads(Path(config).read_text())
+    image_options = read_json(preprocessor_config) if preprocessor_config is not None else {}
+    original_config = read_json(config)
     # The released embeddings were taken before VGGish's last ReLU.
     audio_encoder = load_vggish(vggish, final_relu=False) if vggish is not None else None
-    for key in REQUIRED_KEYS - state_dict.keys():
-        raise ValueError(f"{checkpoint} is no AAVS checkpoint: it has nothing that becomes {key}.")
+    absent = sorted(REQUIRED_KEYS - state_dict.keys())
+    if absent:
+        raise ValueError(f"{checkpoint} is no AAVS checkpoint: it has nothing that becomes {absent[0]}.")
     aavs_config = convert_aavs_config(
         original_config, state_dict, stage, audio_encoder.config if audio_encoder is not None else None
     )
@@ -214,7 +213,6 @@ def convert_aavs_checkpoint(
         return unplaced, missing
 
     model.load_state_dict(state_dict)
-    image_options = json.loads(Path(preprocessor_config).read_text()) if preprocessor_config is not None else {}
     processor = AAVSProcessor(
         image_processor=AAVSImageProcessorPil(
             **{name: image_options[name] for name in ("size", "image_mean", "image_std") if name in image_options},
@@ -261,9 +259,17 @@ def load_mask2former_weights(
     mask2former, info = Mask2FormerForUniversalSegmentation.from_pretrained(
         pretrained_model_name_or_path, output_loading_info=True, dtype=torch.float32, **kwargs
     )
-    not_loaded = {key for key in info["missing_keys"] if not DROPPED_KEYS.search(key)}
+    # With `ignore_mismatched_sizes` a parameter can have been initialised anew instead of loaded.
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    not_loaded = set(info["missing_keys"]) | mismatched
     source = {rename_key(key): value for key, value in mask2former.state_dict().items() if key not in not_loaded}
     expected = model.state_dict()
+    surplus = [key for key in source if key not in expected and not DROPPED_KEYS.search(key)]
+    if surplus:
+        raise ValueError(
+            f"{pretrained_model_name_or_path} has {len(surplus)} parameters that this model has no place for, such as "
+            f"{surplus[0]}. Compare the checkpoint's config with the model's: numbers of layers first."
+        )
     loaded = {key: source[key] for key in expected if key in source and source[key].shape == expected[key].shape}
     kept = [key for key in expected if key not in loaded]
     wrong = [key for key in kept if not NEW_OR_RESIZED.search(key)]

@@ -307,6 +307,11 @@ class AAVSImageProcessorMixin:
         device: "str | torch.device | None",
         **kwargs: Unpack[AAVSImageProcessorKwargs],
     ) -> BatchFeature:
+        if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
+            raise ValueError(
+                "AAVS's frames are only resized: do_center_crop and do_pad would move them away from their maps and "
+                "masks. Crop or pad all of them before the call."
+            )
         label_size = (label_size.height, label_size.width)
         images = self._prepare_image_like_inputs(images, device=device, **kwargs)
         pixel_values = self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]

@@ -48,7 +48,7 @@ def get_matching_cost(
         `torch.Tensor` of shape `(frames, queries, targets)`.
     """
     num_points = mask_logits.shape[-1]
-    probabilities = class_logits.softmax(-1)
+    probabilities = class_logits.softmax(-1)[..., :-1]  # "no object" is nobody's class
     class_cost = -probabilities.gather(2, classes[:, None].expand(-1, probabilities.shape[1], -1))
     # bce(x, 1) = softplus(-x) and bce(x, 0) = softplus(x) = softplus(-x) + x
     mask_cost = nn.functional.softplus(-mask_logits).sum(-1, keepdim=True) + mask_logits @ (1 - masks).mT
@@ -142,12 +142,16 @@ class AAVSLoss(Mask2FormerLoss):
                 f"{len(predictions[-1]['masks_queries_logits'])} frames need as many `mask_labels` and "
                 f"`class_labels`, got {len(mask_labels)} and {len(class_labels)}."
             )
+        for frame, (masks, labels) in enumerate(zip(mask_labels, class_labels)):
+            if len(masks) != len(labels):
+                raise ValueError(f"Frame {frame} has {len(masks)} `mask_labels` and {len(labels)} `class_labels`.")
         if len({masks.shape[-2:] for masks in mask_labels}) > 1:
             sizes = sorted({tuple(masks.shape[-2:]) for masks in mask_labels})
             raise ValueError(f"All `mask_labels` of a batch must have one height and width, got {sizes}.")
         if num_items_in_batch is None:
             num_items_in_batch = self.get_normalizers(class_labels)
-        num_masks, class_weight = num_items_in_batch.clamp(min=1).unbind()
+        num_masks, class_weight = num_items_in_batch.unbind()
+        num_masks = num_masks.clamp(min=1)
         masks = pad_sequence(mask_labels, batch_first=True).float()  # (frames, most masks of a frame, height, width)
 
         losses = self.get_losses(predictions[-1], masks, class_labels, num_masks, class_weight)
@@ -172,8 +176,11 @@ class AAVSLoss(Mask2FormerLoss):
 
         target_classes = torch.full(class_queries_logits.shape[:2], self.num_labels, device=masks.device)
         target_classes[frames, queries] = pad_sequence(class_labels, batch_first=True)[frames, targets]
+        # Not `empty_weight`, which comes with a checkpoint and would overrule another `config.no_object_weight`.
+        weight = torch.ones_like(self.empty_weight, dtype=torch.float32)
+        weight[-1] = self.eos_coef
         cross_entropy = nn.functional.cross_entropy(
-            class_queries_logits.mT, target_classes, weight=self.empty_weight.float(), reduction="sum"
+            class_queries_logits.mT, target_classes, weight=weight, reduction="sum"
         )
 
         predicted_masks = masks_queries_logits[frames, queries][:, None]  # (pairs, 1, height / 4, width / 4)

@@ -68,6 +68,8 @@ NUM_FEATURE_LEVELS = 3
 @dataclass
 class AAVSModelOutput(ModelOutput):
     r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(num_frames, num_queries, hidden_dim)`):
+        Output of the decoder's last layer.
     query_states (`tuple(torch.FloatTensor)`):
         Normalised states of the queries, each `(num_frames, num_queries, hidden_dim)`: before the decoder's first
         layer and after each layer.
@@ -79,10 +81,10 @@ class AAVSModelOutput(ModelOutput):
     pixel_decoder_last_hidden_state (`torch.FloatTensor`):
         Mask features as the pixel decoder gives them, without the prompt, of the same shape.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
-        Outputs of the decoder's layers, each `(num_frames, num_queries, hidden_dim)`.
-    attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+        The decoder's input and the output of each of its layers, each `(num_frames, num_queries, hidden_dim)`.
+    attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True` and eager attention):
         Self-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_queries)`.
-    cross_attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*, as `attentions`):
         Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, level_height *
         level_width)`.
     """
@@ -114,16 +116,16 @@ class AAVSForAudioVisualSegmentationOutput(ModelOutput):
     class_queries_logits (`torch.FloatTensor` of shape `(num_frames, num_queries, num_labels + 1)`):
         Class logits of the queries; the last column is "no object".
     masks_queries_logits (`torch.FloatTensor` of shape `(num_frames, num_queries, height / 4, width / 4)`):
-        Mask logits of the queries.
+        Mask logits of the queries; heights and widths are rounded up.
     auxiliary_logits (`list[dict[str, torch.FloatTensor]]`, *optional*, returned with `output_auxiliary_logits=True`):
         `class_queries_logits` and `masks_queries_logits` of the earlier predictions, first to last.
     last_hidden_state (`torch.FloatTensor` of shape `(num_frames, num_queries, hidden_dim)`):
         Output of the decoder's last layer.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
-        Outputs of the decoder's layers, each `(num_frames, num_queries, hidden_dim)`.
-    attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+        The decoder's input and the output of each of its layers, each `(num_frames, num_queries, hidden_dim)`.
+    attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True` and eager attention):
         Self-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_queries)`.
-    cross_attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*, as `attentions`):
         Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, level_height *
         level_width)`.
     """
@@ -606,6 +608,8 @@ class AAVSPreTrainedModel(Mask2FormerPreTrainedModel):
 )
 class AAVSModel(AAVSPreTrainedModel):
     def __init__(self, config: AAVSConfig):
+        # Again, because `from_pretrained(..., field=value)` sets fields after the config has checked itself.
+        config.validate_architecture()
         super().__init__(config)
         self.backbone = AAVSSwinBackbone(config)
         self.pixel_decoder = AAVSPixelDecoder(config, self.backbone.channels)
@@ -619,10 +623,14 @@ class AAVSModel(AAVSPreTrainedModel):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        # CODEPATH: frozen in the released recipe; small models that start from random weights train it along.
         # Here and not in `__init__`: `from_pretrained` makes every parameter trainable, then calls `eval`.
+        # CODEPATH: frozen in the released recipe; small models that start from random weights train it along
         if self.audio_encoder is not None and self.config.freeze_audio_encoder:
             self.audio_encoder.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, AAVSAdapterLinear) and not module.apply_projection:
+                module.weight.requires_grad_(False)
+                module.bias.requires_grad_(False)
         return self
 
     def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
@@ -661,6 +669,14 @@ class AAVSModel(AAVSPreTrainedModel):
                     f"`{name}` has {tensor.shape[0]} rows for {num_frames} frames in `pixel_values`: frame t needs "
                     "row t. The batch axis is frames, of one clip or of several clips one after the other."
                 )
+        if prompt_masks is not None and (
+            prompt_masks.ndim != 3 or not (prompt_masks.is_floating_point() or prompt_masks.dtype == torch.bool)
+        ):
+            raise ValueError(
+                "`prompt_masks` must be floating-point numbers in [0, 1], or booleans, of shape (num_frames, height, "
+                f"width), got {prompt_masks.dtype} of shape {tuple(prompt_masks.shape)}. `AAVSProcessor` makes them "
+                "from masks of any kind; of a label map, pass `label_map > 0`."
+            )
         if self.config.use_mask_prompt and prompt_masks is None:
             raise ValueError(
                 "This is a second-stage model (config.use_mask_prompt=True): it needs `prompt_masks` of shape "
@@ -732,7 +748,9 @@ class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
         r"""
         What the loss of these frames is divided by: the number of target masks, for the mask losses, and the sum of
         the classification weights, for the cross-entropy. Summed over the micro-batches and the processes of an
-        optimiser step and passed as `num_items_in_batch`, they give the gradients of one large batch.
+        optimiser step and passed as `num_items_in_batch`, they give the gradients of one large batch, provided that
+        gradients are summed: where a trainer averages them over processes (DistributedDataParallel) or micro-batches
+        (`Accelerator.backward`), multiply the loss by their number.
 
         Args:
             class_labels (`list[torch.LongTensor]`):
@@ -784,13 +802,11 @@ class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
         >>> import torch
         >>> from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
 
-        >>> backbone = {"model_type": "swin", "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
-        >>> config = AAVSConfig(backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32)
-        >>> model = AAVSForAudioVisualSegmentation(config).eval()
+        >>> model = AAVSForAudioVisualSegmentation(AAVSConfig(num_queries=30)).eval()
         >>> with torch.no_grad():
         ...     outputs = model(pixel_values=torch.randn(5, 3, 64, 64), audio_embeddings=torch.randn(5, 128))
         >>> outputs.class_queries_logits.shape, outputs.masks_queries_logits.shape
-        (torch.Size([5, 100, 3]), torch.Size([5, 100, 16, 16]))
+        (torch.Size([5, 30, 3]), torch.Size([5, 30, 16, 16]))
 
         ```
         """

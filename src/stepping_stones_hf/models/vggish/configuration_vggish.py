@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
 
-@auto_docstring(checkpoint="stepping-stones/vggish")
+@auto_docstring(custom_intro="Configuration of a [`VGGishModel`]. The defaults are VGGish as it was published.")
 @strict
 class VGGishConfig(PreTrainedConfig):
     r"""
@@ -51,7 +51,9 @@ class VGGishConfig(PreTrainedConfig):
 
     >>> # Accessing the model configuration
     >>> configuration = model.config
-    ```"""
+
+    ```
+    """
 
     model_type = "vggish"
 

@@ -65,6 +65,25 @@ def convert_vggish_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, 
     return {ours: state_dict[original] for original, ours in ORIGINAL_KEYS.items()}
 
 
+def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """State dict of a `.safetensors` file, or of a file of `torch.save`, from which nothing but tensors is read."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as .safetensors or by torch.load(weights_only=True), which admits nothing but "
+            f"tensors ({type(error).__name__}). Save the model's state_dict() with torch.save, or as .safetensors."
+        ) from error
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise ValueError(f"{path} holds no state dict. Save the model's state_dict() with torch.save.")
+    return state_dict
+
+
 def load_vggish(path: str | os.PathLike, final_relu: bool = False) -> VGGishModel:
     """
     Makes a [`VGGishModel`] from a checkpoint of torchvggish. The widths of the layers are read off the weights.
@@ -77,16 +96,9 @@ def load_vggish(path: str | os.PathLike, final_relu: bool = False) -> VGGishMode
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has another ending, or the weights are not those of torchvggish.
+        ValueError: if the file holds no state dict, or the weights are not those of torchvggish.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        state_dict = load_file(path)
-    elif path.suffix == ".pth":
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    else:
-        raise ValueError(f"{path} ends with {path.suffix!r}, but a VGGish checkpoint is a .pth or .safetensors file.")
-
+    state_dict = load_checkpoint(path)
     try:
         state_dict = convert_vggish_state_dict(state_dict)
     except ValueError as error:
@@ -109,4 +121,4 @@ def load_vggish(path: str | os.PathLike, final_relu: bool = False) -> VGGishMode
     return model.eval()
 
 
-__all__ = ["convert_vggish_state_dict", "load_vggish"]
+__all__ = ["convert_vggish_state_dict", "load_checkpoint", "load_vggish"]

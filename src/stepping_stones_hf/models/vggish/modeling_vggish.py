@@ -133,7 +133,9 @@ class VGGishModel(VGGishPreTrainedModel):
         >>> inputs = feature_extractor(five_seconds, sampling_rate=16000, return_tensors="pt")
         >>> model(**inputs).embeddings.shape
         torch.Size([5, 128])
-        ```"""
+
+        ```
+        """
         patch_shape = (self.config.patch_frames, self.config.num_mel_bins)
         if input_features.shape[1:] != patch_shape:
             raise ValueError(
