@@ -26,8 +26,10 @@ from stepping_stones_hf import (
     AAVSProcessor,
     VGGishConfig,
     VGGishFeatureExtractor,
+    VGGishModel,
 )
 from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.models.vggish.convert_vggish_original import ORIGINAL_KEYS
 
 from .models.aavs.conftest import make_config
 
@@ -73,8 +75,14 @@ def test_full_size_start_from_mask2former(tmp_path):
     snippet = get_snippet("load_mask2former_weights").replace(
         "facebook/mask2former-swin-base-ade-semantic", str(tmp_path)
     )
+    weights = VGGishModel(VGGishConfig()).state_dict()
+    vggish = {original: weights[ours] for original, ours in ORIGINAL_KEYS.items()}
+    torch.save(vggish, tmp_path / "vggish.pth")
+    snippet = snippet.replace("vggish.pth", str(tmp_path / "vggish.pth"))
     variables = {}
     exec(compile(snippet, "README.md", "exec"), variables)
-    assert variables["new"]
+    encoder = variables["model"].model.audio_encoder
+    assert torch.equal(encoder.fc1.bias, vggish["embeddings.0.bias"])
+    assert torch.equal(encoder.projection.weight, vggish["embeddings.4.weight"])
     assert not any(".backbone." in name and ".adapter." not in name for name in variables["new"])
     assert not any("queries" in name for name in variables["new"])
