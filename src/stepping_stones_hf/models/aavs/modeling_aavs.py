@@ -559,7 +559,7 @@ class AAVSPreTrainedModel(Mask2FormerPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "audio")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["AAVSSwinBackbone", "AAVSPixelDecoderLayer", "AAVSDecoderLayer"]
+    _no_split_modules = ["AAVSSwinBackbone", "AAVSPixelDecoderLayer", "AAVSDecoder"]
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
