@@ -56,6 +56,14 @@ def test_a_pth_checkpoint_and_a_safetensors_one_give_the_same_model(released, tm
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_the_second_stage_is_written_beside_the_localizer(released, tmp_path):
+    assert convert(released, tmp_path / "repo" / "localizer") == 0
+    assert convert(released, tmp_path / "repo") == 0
+    names = sorted(path.name for path in (tmp_path / "repo").iterdir())
+    assert names == ["config.json", "localizer", "model.safetensors", "processor_config.json"]
+    AAVSForAudioVisualSegmentation.from_pretrained(tmp_path / "repo", subfolder="localizer")
+
+
 def test_sizes_that_the_original_config_lacks_are_read_off_the_checkpoint(released, tmp_path):
     assert convert(released, tmp_path / "out") == 0
     config = AAVSForAudioVisualSegmentation.from_pretrained(tmp_path / "out").config

@@ -19,6 +19,7 @@ of the Hub to start training from.
 import json
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, SwinConfig
@@ -220,8 +221,14 @@ def convert_aavs_checkpoint(
         ),
         feature_extractor=VGGishFeatureExtractor(),
     )
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
+    # Into the folder file by file, each whole: it may hold a localizer already.
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output_dir) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        for path in Path(temporary).iterdir():
+            path.replace(output_dir / path.name)
     return [], []
 
 

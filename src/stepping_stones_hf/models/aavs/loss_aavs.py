@@ -16,6 +16,7 @@ Loss of AAVS: Mask2Former's set loss with the released program's matching cost, 
 optimiser step, and with the matching costs of all frames computed at once.
 """
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
@@ -111,12 +112,11 @@ class AAVSLoss(Mask2FormerLoss):
         )
         # One transfer for the batch. A prediction that is not finite is matched only if there is no other.
         cost = torch.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=1e9).cpu().numpy()
-        pairs = [
-            torch.tensor([[frame] * len(queries), queries, targets])
-            for frame, labels in enumerate(class_labels)
-            for queries, targets in [map(list, linear_sum_assignment(cost[frame, :, : len(labels)]))]
-        ]
-        frames, queries, targets = torch.cat(pairs, dim=1).long().to(masks.device)
+        pairs = []
+        for frame, labels in enumerate(class_labels):
+            queries, targets = linear_sum_assignment(cost[frame, :, : len(labels)])
+            pairs.append(np.stack([np.full_like(queries, frame), queries, targets]))
+        frames, queries, targets = torch.from_numpy(np.concatenate(pairs, axis=1)).to(masks.device)
         return frames, queries, targets
 
     def forward(

@@ -823,7 +823,8 @@ class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
             **kwargs,
         )
 
-        first = 0 if output_auxiliary_logits or mask_labels is not None else -1
+        supervised = mask_labels is not None and self.config.use_auxiliary_loss
+        first = 0 if output_auxiliary_logits or supervised else -1
         predictions = [
             {
                 "class_queries_logits": self.class_predictor(query_states),
