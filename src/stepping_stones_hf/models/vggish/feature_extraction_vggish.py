@@ -140,7 +140,8 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
                 channels are averaged. An array is always one waveform, and so is a list of numbers. Floating point
                 samples, between -1 and 1, are taken as they are; integers are divided by the range of their type.
             sampling_rate (`int`):
-                The rate of the waveforms in hertz. An odd one, such as 44101, takes seconds and gigabytes to resample.
+                The rate of the waveforms in hertz. One that shares few factors with 16000, such as 44101, takes
+                minutes and gigabytes to resample.
             num_patches (`int` or `list[int]`, *optional*):
                 How many patches to return for each waveform, as one number or as one per waveform: the first so many,
                 and where there are fewer the last one is repeated (as the original does for the S4 subset of
