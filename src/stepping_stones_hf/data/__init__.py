@@ -11,3 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+"""AVSBench: read, checked, converted and made."""
+
+from .avsbench import load_avsbench, register
+
+
+register()
+
+__all__ = ["load_avsbench"]
