@@ -16,6 +16,7 @@
 import re
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
@@ -56,6 +57,15 @@ def test_both_stages_on_a_clip(tmp_path, monkeypatch, capsys):
     exec(compile(get_snippet("localizer"), "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [str(second) for second in range(10)]
+
+
+def test_loading_avsbench(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    make_mini_avsbench("AVSBench-semantic", clips={"v1s": (1, 0, 1), "v2": (1, 0, 1)}, image_size=32)
+    variables = {}
+    exec(compile(get_snippet("load_avsbench"), "README.md", "exec"), variables)
+    assert variables["clips"]["subset"] == ["v1s", "v2"]
 
 
 @pytest.mark.slow

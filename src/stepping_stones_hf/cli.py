@@ -14,7 +14,9 @@
 """`stepping-stones`: the library's command line, one function per command."""
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
@@ -44,12 +46,40 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def export_data(args: argparse.Namespace) -> int:
+    from .data.export import export_avsbench
+
+    output_dir = export_avsbench(
+        args.data_dir,
+        args.output,
+        num_shards=args.num_shards,
+        push_to_hub=args.push_to_hub,
+        configs=args.configs,
+        on_error=args.on_error,
+        unknown_color=args.unknown_color,
+        allow_outside_links=args.allow_outside_links,
+        num_proc=args.num_proc,
+    )
+    print(f"Wrote {output_dir}: load it with datasets.load_dataset({str(output_dir)!r}, CONFIGURATION).")
+    if args.push_to_hub is not None:
+        print(f"Uploaded it to the private dataset repository {args.push_to_hub}.")
+    return 0
+
+
 def make_mini(args: argparse.Namespace) -> int:
     from .data.mini import make_mini_avsbench
 
     make_mini_avsbench(args.output, seed=args.seed)
     print(f"mini-AVSBench is in {args.output}, in the layout of AVSBench-semantic.")
     return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from .data.doctor import diagnose
+
+    diagnosis = diagnose(args.data_dir, allow_outside_links=args.allow_outside_links)
+    print(json.dumps(asdict(diagnosis), indent=2, default=str) if args.json else diagnosis)
+    return int(diagnosis.count("error") > 0)
 
 
 def register_metric(args: argparse.Namespace) -> int:
@@ -77,10 +107,39 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--stage", type=int, choices=[1, 2], required=True, help="1: localisation, 2: semantics")
     command.add_argument("--output", type=Path, required=True, help="folder to write")
 
+    command = commands.add_parser("export-data", help="write a copy of AVSBench as Parquet files and a dataset card")
+    command.set_defaults(run=export_data)
+    command.add_argument("data_dir", type=Path, metavar="DIR", help="copy of AVSBench, in either layout")
+    command.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    command.add_argument("--push-to-hub", metavar="REPO", help="private dataset repository to upload to")
+    command.add_argument(
+        "--num-shards", type=int, help="files of each split: a multiple of machines x processes x workers"
+    )
+    command.add_argument(
+        "--configs", nargs="+", choices=["s4", "ms3", "avss"], help="all that the copy has by default"
+    )
+    command.add_argument(
+        "--on-error", choices=["raise", "skip"], default="raise", help="what a missing or broken file does"
+    )
+    command.add_argument(
+        "--unknown-color",
+        choices=["error", "background"],
+        default="error",
+        help="what colours outside the palette are",
+    )
+    command.add_argument("--allow-outside-links", action="store_true", help="follow links to files outside DIR")
+    command.add_argument("--num-proc", type=int, help="processes that read and check the copy")
+
     command = commands.add_parser("make-mini", help="make mini-AVSBench, a procedural AVSBench, in seconds")
     command.set_defaults(run=make_mini)
     command.add_argument("output", type=Path, help="folder to write")
     command.add_argument("--seed", type=int, default=0)
+
+    command = commands.add_parser("doctor", help="examine a copy of AVSBench without changing it; 1 if it has errors")
+    command.set_defaults(run=doctor)
+    command.add_argument("data_dir", type=Path, metavar="DIR", help="root folder of the copy, or the csv file in it")
+    command.add_argument("--json", action="store_true", help="write summary and findings as one JSON object")
+    command.add_argument("--allow-outside-links", action="store_true", help="follow links that leave the folder")
 
     command = commands.add_parser("register-metric", help='make evaluate.load("avss_miou") work from any directory')
     command.set_defaults(run=register_metric)

@@ -14,8 +14,9 @@
 """AVSBench: read, checked, converted and made."""
 
 from .avsbench import load_avsbench, register
+from .collator import AVSCollator
 
 
 register()
 
-__all__ = ["load_avsbench"]
+__all__ = ["AVSCollator", "load_avsbench"]

@@ -18,6 +18,7 @@ AVSBench (Zhou et al., ECCV 2022 and IJCV 2024) as a dataset: S4, MS3 and AVSS f
 `avsbench` makes `datasets.load_dataset("avsbench", "s4", data_files=".../metadata.csv")` work.
 """
 
+import glob
 import inspect
 import io
 import os
@@ -57,12 +58,16 @@ class AVSBenchConfig(datasets.BuilderConfig):
     stage1_masks_dir: str | None = None
     allow_outside_links: bool = False
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.on_error not in ("raise", "skip"):
-            raise ValueError(f'on_error should be "raise" or "skip", got {self.on_error!r}.')
-        if self.unknown_color not in ("error", "background"):
-            raise ValueError(f'unknown_color should be "error" or "background", got {self.unknown_color!r}.')
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        # Part of the cache's name, so that masks that a first stage has written since are noticed.
+        if self.stage1_masks_dir is not None:
+            folders = sorted(path.as_posix() for path in Path(self.stage1_masks_dir).glob("*/*"))
+            config_kwargs = {**config_kwargs, "stage1_masks": folders}
+        return super().create_config_id(config_kwargs, custom_features)
+
+
+class ClipError(datasets.exceptions.DatasetGenerationError, ValueError):
+    """A clip that cannot be read. `datasets` hides errors of other kinds behind one that does not name the clip."""
 
 
 class AVSBench(datasets.ArrowBasedBuilder):
@@ -79,6 +84,13 @@ class AVSBench(datasets.ArrowBasedBuilder):
         return datasets.DatasetInfo(description=DESCRIPTION, homepage=HOMEPAGE)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        # Not in the configuration's `__post_init__`: `datasets` sets options on one that it has already made.
+        if self.config.on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error should be "raise" or "skip", got {self.config.on_error!r}.')
+        if self.config.unknown_color not in ("error", "background"):
+            raise ValueError(f'unknown_color should be "error" or "background", got {self.config.unknown_color!r}.')
+        if self.config.stage1_masks_dir is not None and not os.path.isdir(self.config.stage1_masks_dir):
+            raise FileNotFoundError(f"stage1_masks_dir {self.config.stage1_masks_dir} does not exist.")
         metadata_path = self._find_metadata()
         metadata = read_metadata(metadata_path, self.config.name, self.config.allow_outside_links)
         for remark in metadata.remarks:
@@ -87,10 +99,11 @@ class AVSBench(datasets.ArrowBasedBuilder):
             if self.config.on_error == "raise":
                 raise ValueError(f'{error} on_error="skip" leaves such rows out.')
             logger.warning(f"Skipped {error}")
+        if metadata.errors:
+            logger.warning(f"Skipped {len(metadata.errors)} rows of {metadata_path}.")
         if not metadata.clips:
             raise ValueError(f"{metadata_path} has no clip of {self.config.name!r} that can be used.")
-        if self.info.features is None:
-            self.info.features = make_features(self.config, is_semantic(metadata_path), metadata.clips)
+        self.info.features = make_features(self.config, is_semantic(metadata_path), metadata.clips)
         splits = {split: [clip for clip in metadata.clips if clip.split == split] for split in layout.SPLITS.values()}
         return [
             # A list is what `num_proc` and the workers of a DataLoader share out.
@@ -112,19 +125,24 @@ class AVSBench(datasets.ArrowBasedBuilder):
         return Path(candidates[0])
 
     def _generate_tables(self, clips: list[Clip]) -> Iterator[tuple[int, pa.Table]]:
-        skipped = 0
         for index, clip in enumerate(clips):
             try:
                 row = read_clip(clip, self.config, self.info.features)
             except (ValueError, OSError) as error:
                 if self.config.on_error == "raise":
-                    raise ValueError(f'{clip}: {error} on_error="skip" leaves such clips out.') from error
-                skipped += 1
+                    raise ClipError(f'{clip}: {error} on_error="skip" leaves such clips out.') from error
                 logger.warning(f"Skipped {clip}: {error}")
             else:
                 yield index, pa.Table.from_pylist([row], schema=self.info.features.arrow_schema)
-        if skipped and len(clips) > 1:
-            logger.warning(f"Skipped {skipped} of {len(clips)} clips of {self.config.name!r}.")
+
+    def _prepare_split(self, split_generator: datasets.SplitGenerator, **kwargs) -> None:
+        super()._prepare_split(split_generator, **kwargs)
+        num_clips, num_read = len(split_generator.gen_kwargs["clips"]), split_generator.split_info.num_examples
+        place = f"{self.config.name!r}, {split_generator.name}"
+        if num_read == 0:
+            raise ClipError(f"No clip of {place} can be read.")
+        if num_read < num_clips:
+            logger.warning(f"Skipped {num_clips - num_read} of {num_clips} clips of {place}.")
 
 
 def make_features(config: AVSBenchConfig, semantic: bool, clips: list[Clip]) -> datasets.Features:
@@ -157,7 +175,7 @@ def read_clip(clip: Clip, config: AVSBenchConfig, features: datasets.Features) -
     Reads all files of a clip, to see that they are whole, and makes its row. Frames, colours and sound stay where they
     are; masks become class indices.
     """
-    frames = [clip.find_frame(index) for index in range(clip.num_frames)]
+    frames = [clip.find_frame(index) for index in clip.frame_indices]
     frame_sizes = [check_image(path) for path in frames]
     mask_paths = [clip.find_mask(index) for index in range(len(clip.mask_paths))]
     if "color_masks" in features:
@@ -188,12 +206,19 @@ def read_clip(clip: Clip, config: AVSBenchConfig, features: datasets.Features) -
     if "semantic_masks" in features:
         row["semantic_masks"] = [to_png(mask) for mask in masks]
     if "stage1_masks" in features:
-        folder = Path(config.stage1_masks_dir) / clip.subset / clip.video_id
-        paths = [folder / f"{index}.png" for index in range(clip.num_frames)]
-        for path in paths:
-            check_image(path)
-        row["stage1_masks"] = [to_reference(path) for path in paths]
+        row["stage1_masks"] = find_stage1_masks(clip, Path(config.stage1_masks_dir))
     return row
+
+
+def find_stage1_masks(clip: Clip, stage1_masks_dir: Path) -> list[dict] | None:
+    folder = stage1_masks_dir / clip.subset / clip.video_id
+    # A first stage need not have seen all splits.
+    if not folder.is_dir():
+        return None
+    paths = [folder / f"{index}.png" for index in range(clip.num_frames)]
+    for path in paths:
+        check_image(path)
+    return [to_reference(path) for path in paths]
 
 
 def to_reference(path: Path) -> dict:
@@ -201,7 +226,7 @@ def to_reference(path: Path) -> dict:
 
 
 def to_png(mask: np.ndarray) -> dict:
-    """A PNG file whose pixels are the class indices, `(height, width)`, and which viewers show in AVSBench's colours."""
+    """A PNG file whose pixels are class indices, `(height, width)`, and which viewers show in AVSBench's colours."""
     image = Image.fromarray(mask.astype(np.uint8), mode="P")
     image.putpalette(PALETTE.tobytes() if mask.dtype != bool else bytes((0, 0, 0, 255, 255, 255)))
     file = io.BytesIO()
@@ -261,7 +286,7 @@ def load_avsbench(
             Whether to read clips when they are asked for, without a table on disk.
         on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
             What a clip with a missing or broken file does: stop with an error that names the file, or be left out,
-            with a warning for each and their number at the end.
+            with a warning for each and, unless clips are streamed, their number at the end.
         unknown_color (`"error"` or `"background"`, *optional*, defaults to `"error"`):
             What colours outside the palette are: see [`~data.labels.color_to_index`].
         stage1_masks_dir (`str` or `PathLike`, *optional*):
@@ -275,36 +300,34 @@ def load_avsbench(
         `Dataset`, or a dictionary of these by split, or with `streaming` their iterable counterparts. A row is a clip:
         - **video_id**, **subset** (`v1s`, `v1m` or `v2`) and **num_frames** (5 or 10; frame t belongs to second t);
         - **categories** -- classes that the metadata names (71 classes; AVSBench-object has names of its own);
-        - **frames** -- images in their own size;
+        - **frames** -- images in their own size (of an S4 training clip only the first, if the copy has no more);
         - **masks** -- for each of **mask_frame_indices** an image of class indices, 0 for background; in `s4` and
           `ms3` of 0 and 1. A training clip of S4 has a mask for its first frame only;
         - **semantic_masks** -- `s4` and `ms3` of AVSBench-semantic: the class indices;
         - **color_masks** -- AVSBench-semantic: the masks in the published colours;
-        - **stage1_masks** -- with `stage1_masks_dir`: for each frame an image from 0 to 255;
+        - **stage1_masks** -- with `stage1_masks_dir`: for each frame an image from 0 to 255, `None` for clips of which
+          it has no folder;
         - **audio** -- `bytes` or `path` of the sound, not decoded: `stepping_stones_hf.data.media.read_audio` does it.
 
     Raises:
-        `FileNotFoundError`: the folder has no csv file of that configuration.
+        `FileNotFoundError`: the folder has no csv file of that configuration, or there is no `stage1_masks_dir`.
         `ValueError`: it has two; the csv file or `label2idx.json` is not as published; or, unless `on_error` is
         `"skip"`, a clip's row or one of its files cannot be used.
     """
     metadata_path = find_metadata(data_dir, config)
-    try:
-        return datasets.load_dataset(
-            "avsbench",
-            config,
-            data_files=os.path.abspath(metadata_path),
-            split=split,
-            streaming=streaming,
-            on_error=on_error,
-            unknown_color=unknown_color,
-            stage1_masks_dir=None if stage1_masks_dir is None else os.path.abspath(stage1_masks_dir),
-            allow_outside_links=allow_outside_links,
-            **kwargs,
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        # It says no more than that an error occurred; its cause names the file.
-        raise error.__cause__ from None
+    return datasets.load_dataset(
+        "avsbench",
+        config,
+        # `datasets` takes paths for patterns.
+        data_files=glob.escape(os.path.abspath(metadata_path)),
+        split=split,
+        streaming=streaming,
+        on_error=on_error,
+        unknown_color=unknown_color,
+        stage1_masks_dir=None if stage1_masks_dir is None else os.path.abspath(stage1_masks_dir),
+        allow_outside_links=allow_outside_links,
+        **kwargs,
+    )
 
 
 __all__ = ["AVSBench", "AVSBenchConfig", "load_avsbench"]

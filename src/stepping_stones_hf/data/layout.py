@@ -74,11 +74,23 @@ class Clip:
     def num_frames(self) -> int:
         return len(self.frame_stems)
 
-    def find_frame(self, index: int) -> Path:
+    @property
+    def frame_indices(self) -> tuple[int, ...]:
+        """Which frames there should be: all, or where a copy has none but the annotated ones, these."""
+        others = set(range(self.num_frames)).difference(self.mask_frame_indices)
+        if others and not any(os.path.exists(self.frame_path(index)) for index in others):
+            return self.mask_frame_indices
+        return tuple(range(self.num_frames))
+
+    def frame_path(self, index: int) -> Path:
+        """The frame's file, or where it is expected."""
         stem = self.frame_stems[index]
         # Not `with_suffix`: stems of AVSBench-object have a dot in the middle ("<name>.mp4_1").
         paths = [stem.with_name(stem.name + suffix) for suffix in FRAME_SUFFIXES]
-        return self._check(next((path for path in paths if path.exists()), paths[0]))
+        return next((path for path in paths if os.path.exists(path)), paths[0])
+
+    def find_frame(self, index: int) -> Path:
+        return self._check(self.frame_path(index))
 
     def find_mask(self, index: int) -> Path:
         return self._check(self.mask_paths[index])
@@ -92,7 +104,7 @@ class Clip:
         return self._check(self.audio_path)
 
     def _check(self, path: Path) -> Path:
-        if not path.exists():
+        if not os.path.exists(path):
             raise FileNotFoundError(f"{path} does not exist. Is this copy of AVSBench complete?")
         if self.root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
             raise ValueError(
@@ -140,8 +152,11 @@ def find_metadata(data_dir: str | os.PathLike, config: Config) -> Path:
 
     Raises:
         `FileNotFoundError`: there is no such file.
-        `ValueError`: there is one of each layout, whose S4 and MS3 are not the same task.
+        `ValueError`: there is no such configuration; or there is a file of each layout, whose S4 and MS3 are not the
+        same task.
     """
+    if config not in CONFIG_SUBSETS:
+        raise ValueError(f"config should be one of {', '.join(CONFIG_SUBSETS)}, got {config!r}.")
     data_dir = Path(data_dir)
     if data_dir.is_file():
         return data_dir
@@ -158,8 +173,8 @@ def find_metadata(data_dir: str | os.PathLike, config: Config) -> Path:
         )
     if len(found) > 1:
         raise ValueError(
-            f"{data_dir} has both {found[0].relative_to(data_dir)} and {found[1].relative_to(data_dir)}: labels of"
-            " AVSBench-semantic and masks of AVSBench-object differ. Pass the csv file that you mean."
+            f"{data_dir} has both {found[0].relative_to(data_dir)} and {found[1].relative_to(data_dir)}. Pass the csv"
+            " file that you mean: labels of AVSBench-semantic and masks of AVSBench-object differ."
         )
     return found[0]
 
@@ -225,19 +240,18 @@ def read_rows(metadata_path: Path, columns: tuple[str, ...]) -> list[tuple[int, 
     try:
         with open(metadata_path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
+            header = reader.fieldnames or []
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{metadata_path} is not a csv file in UTF-8: {error}.") from error
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    missing = [column for column in columns if column not in header]
     if missing:
         raise ValueError(
-            f"{metadata_path} lacks the column {', '.join(missing)}: it has {', '.join(reader.fieldnames or ())}."
+            f"{metadata_path} lacks the column {', '.join(missing)}: it has {', '.join(header) or 'none'}."
         )
     for line, row in rows:
         if None in row or None in row.values():
-            raise ValueError(
-                f"{metadata_path}, line {line}: the row should have {len(reader.fieldnames)} values, as the header."
-            )
+            raise ValueError(f"{metadata_path}, line {line}: the row should have {len(header)} values, as the header.")
     return rows
 
 

@@ -55,11 +55,10 @@ def open_image(source: Source) -> Image.Image:
         `FileNotFoundError`: there is no such file.
         `ValueError`: it is empty, neither JPEG nor PNG, or has more than 8192 x 8192 pixels.
     """
+    file = open_source(source)
     try:
-        image = Image.open(open_source(source), formats=("JPEG", "PNG"))
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        image = Image.open(file, formats=("JPEG", "PNG"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{source_name(source)} is not a readable JPEG or PNG image: {error}.") from error
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise ValueError(
@@ -147,9 +146,13 @@ def read_audio(source: Source) -> tuple[np.ndarray, int]:
                 raise ValueError(
                     f"{name} has {file.frames} samples at {sampling_rate} Hz, over {MAX_AUDIO_SECONDS} s."
                 )
-            waveform = file.read(dtype="float32", always_2d=True).T
+            # With their number, samples are also read in the few encodings that cannot be sought in.
+            waveform = file.read(file.frames, dtype="float32", always_2d=True).T
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{name} is not a readable sound: {error.error_string}") from error
+        reason = error.error_string
+        if "SF_INFO" in reason:  # libsndfile does not say more
+            reason = "its header has a sampling rate of 0 or another value that cannot be."
+        raise ValueError(f"{name} is not a readable sound: {reason}") from error
     # A truncated wav file is read up to its end without a word; only libsndfile's log tells.
     chunk = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     if chunk is not None and int(chunk[1]) != UNKNOWN_LENGTH:

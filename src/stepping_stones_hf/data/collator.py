@@ -1,0 +1,193 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Clips become one flat batch of frames, the input of a model."""
+
+import os
+from collections.abc import Callable
+from typing import Literal
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+from .audio_cache import AudioFeatureCache
+from .media import load_image, open_image
+
+
+class AVSCollator:
+    r"""
+    Turns clips, rows of [`load_avsbench`] or of its export to Parquet, into the inputs of a model: the annotated
+    frames of all clips in one flat batch, each with the sound of its second. It is the `collate_fn` of a `DataLoader`
+    and the `data_collator` of a [`Trainer`].
+
+    Args:
+        processor ([`AAVSProcessor`]):
+            Prepares frames, sound and targets. With `localization` it makes the targets of stage 1, and it is given
+            the published colours (`color_masks`) where there are any, as in the released program.
+        prompt (`"truth"`, `"stage1"` or a function, *optional*):
+            What stage 2 is prompted with: the true masks of what sounds, as in training (section 3.2 of the paper),
+            the column `stage1_masks`, or what a function makes of the clip and its true masks, boolean `(frames,
+            height, width)` at the size of the labels: a list of masks. Nothing by default.
+        first_frame (`"once"` or `"repeat"`, *optional*, defaults to `"once"`):
+            What becomes of a training clip of S4, which is annotated in its first frame only: that frame with the
+            sound of the first second; or that frame with each second of the sound, as in the released program, which
+            makes it five frames for the model.
+        cache_dir (`str` or `PathLike`, *optional*):
+            Folder that keeps the log-mel patches: see [`AudioFeatureCache`].
+        evaluation (`bool`, *optional*, defaults to `False`):
+            Whether batches have `label_maps` and `frames` in place of targets for the loss.
+
+    Raises:
+        `ValueError`: an argument has another value than these.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        prompt: Literal["truth", "stage1"] | Callable[[dict, np.ndarray], list[np.ndarray]] | None = None,
+        first_frame: Literal["once", "repeat"] = "once",
+        cache_dir: str | os.PathLike | None = None,
+        evaluation: bool = False,
+    ):
+        if not callable(prompt) and prompt not in (None, "truth", "stage1"):
+            raise ValueError(f'prompt should be "truth", "stage1", a function or None, got {prompt!r}.')
+        if first_frame not in ("once", "repeat"):
+            raise ValueError(f'first_frame should be "once" or "repeat", got {first_frame!r}.')
+        self.processor, self.prompt = processor, prompt
+        self.first_frame, self.evaluation = first_frame, evaluation
+        self.audio_features = AudioFeatureCache(processor.feature_extractor, cache_dir)
+
+    def prepare(
+        self, dataset: "datasets.Dataset | datasets.IterableDataset"
+    ) -> "torch.utils.data.Dataset | datasets.IterableDataset":
+        """
+        The dataset with the columns that this collator reads, images and sounds as bytes or paths, so that what is not
+        used is not decoded. Of an S4 training clip one frame of five is used.
+
+        Raises:
+            `ValueError`: the dataset has no column `stage1_masks`, which the prompt needs.
+        """
+        columns = ["video_id", "subset", "num_frames", "frames", "audio", "mask_frame_indices", "masks"]
+        columns += [name for name in ("color_masks", "semantic_masks") if name in dataset.column_names]
+        if self.prompt == "stage1":
+            if "stage1_masks" not in dataset.column_names:
+                raise ValueError(
+                    'The dataset has no column stage1_masks, which prompt="stage1" needs. Pass stage1_masks_dir to'
+                    " load_avsbench."
+                )
+            columns.append("stage1_masks")
+        dataset = dataset.select_columns(columns)
+        return dataset.decode(False) if isinstance(dataset, datasets.IterableDataset) else EncodedRows(dataset)
+
+    def __call__(self, clips: list[dict]) -> BatchFeature:
+        """
+        Args:
+            clips (`list[dict]`):
+                Rows of the dataset, decoded or as [`~AVSCollator.prepare`] gives them.
+
+        Returns:
+            [`BatchFeature`] for `model(**batch)`, frames of one clip after those of the other: **pixel_values**
+            `(frames, 3, height, width)`, **input_features** `(frames, 96, 64)`, **mask_labels** and **class_labels**
+            (a tensor a frame) and, with `prompt`, **prompt_masks** `(frames, label height, label width)`. With
+            `evaluation` there are, in place of the targets, **label_maps** `(frames, label height, label width)` and
+            **frames**, for each its subset, video and index.
+
+        Raises:
+            `ValueError`: a file of a clip cannot be read; the error names the clip.
+        """
+        frames, features, maps, prompts, rows, names = [], [], [], [], [], []
+        for clip in clips:
+            indices = seconds = clip["mask_frame_indices"]
+            if self.first_frame == "repeat" and len(indices) == 1:
+                seconds = range(clip["num_frames"])
+            try:
+                clip_features = self.audio_features(clip["audio"], clip["num_frames"])
+                clip_maps = self._read_maps(clip)
+                prompts += self._read_prompts(clip, clip_maps)
+                clip_frames = [as_image(clip["frames"][index]).convert("RGB") for index in indices]
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{clip['subset']}/{clip['video_id']}: {error}") from error
+            # Which frame goes with each second: the only one, or its own.
+            rows += [len(frames) + min(row, len(indices) - 1) for row in range(len(seconds))]
+            features.append(clip_features[list(seconds)])
+            frames += clip_frames
+            maps += clip_maps
+            names += [(clip["subset"], clip["video_id"], index) for index in indices]
+
+        inputs = self.processor(
+            images=frames,
+            segmentation_maps=None if self.evaluation else maps,
+            prompt_masks=prompts or None,
+            return_tensors="pt",
+        )
+        if self.evaluation:
+            inputs["label_maps"] = self.processor.image_processor.prepare_label_maps(maps)
+        if len(rows) > len(frames):
+            inputs = BatchFeature({name: take(values, rows) for name, values in inputs.items()})
+        inputs["input_features"] = torch.from_numpy(np.concatenate(features))
+        if self.evaluation:
+            inputs["frames"] = [names[row] for row in rows]
+        return inputs
+
+    def _read_maps(self, clip: dict) -> list[np.ndarray | Image.Image]:
+        """Segmentation maps of the annotated frames."""
+        if self.processor.image_processor.localization:
+            # An RGB image is taken for the published colours.
+            if "color_masks" in clip:
+                return [as_image(mask).convert("RGB") for mask in clip["color_masks"]]
+            return [np.asarray(as_image(mask)) for mask in clip["masks"]]
+        return [np.asarray(as_image(mask)) for mask in clip.get("semantic_masks", clip["masks"])]
+
+    def _read_prompts(self, clip: dict, maps: list[np.ndarray]) -> list[np.ndarray]:
+        """Prompts of the annotated frames."""
+        if self.prompt is None:
+            return []
+        if self.prompt == "stage1":
+            if not clip["stage1_masks"]:
+                raise ValueError("there are no masks of a first stage for this clip in stage1_masks_dir.")
+            masks = [as_image(clip["stage1_masks"][index]) for index in clip["mask_frame_indices"]]
+            return [np.asarray(mask.convert("L")) for mask in masks]
+        # At the size of the labels, as in the released program, which takes them from the resized label map.
+        truth = (self.processor.image_processor.prepare_label_maps(maps) > 0).numpy()
+        return list(truth) if self.prompt == "truth" else self.prompt(clip, truth)
+
+
+class EncodedRows(torch.utils.data.Dataset):
+    """The rows of a dataset as they are stored; `Dataset.cast` would write a second copy of it to the disk."""
+
+    def __init__(self, dataset: "datasets.Dataset"):
+        self.tables = dataset.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.tables[index].to_pylist()[0]
+
+
+def as_image(image: Image.Image | dict) -> Image.Image:
+    """An image of a row, decoded or not."""
+    if isinstance(image, Image.Image):
+        return image
+    source = image["path"] if image["bytes"] is None else image["bytes"]
+    return load_image(open_image(source), source)
+
+
+def take(values: torch.Tensor | list[torch.Tensor], rows: list[int]) -> torch.Tensor | list[torch.Tensor]:
+    return values[rows] if isinstance(values, torch.Tensor) else [values[row] for row in rows]
+
+
+__all__ = ["AVSCollator"]

@@ -1,0 +1,193 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from stepping_stones_hf import AAVSImageProcessorPil, AAVSProcessor, VGGishFeatureExtractor
+from stepping_stones_hf.data import load_avsbench
+from stepping_stones_hf.data.collator import AVSCollator
+from stepping_stones_hf.data.labels import color_to_index
+from stepping_stones_hf.data.media import read_audio
+
+
+def make_processor(localization=False, size=32):
+    size = {"height": size, "width": size}
+    return AAVSProcessor(
+        AAVSImageProcessorPil(size=size, label_size=size, localization=localization), VGGishFeatureExtractor()
+    )
+
+
+@pytest.fixture(scope="module")
+def avss(mini_dir, tmp_path_factory):
+    return load_avsbench("avss", mini_dir, cache_dir=str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_clips_become_the_tensors_of_the_released_loader(shared_dir, tmp_path, stage):
+    folder = shared_dir / "goldens" / "aavs_dataset"
+    expected = load_file(folder / f"dataset_stage{stage}.safetensors")
+    dataset = load_avsbench("avss", folder / "tree", unknown_color="background", cache_dir=str(tmp_path))
+    processor = AAVSProcessor(AAVSImageProcessorPil(localization=stage == 1), VGGishFeatureExtractor())
+    collator = AVSCollator(processor, prompt="truth" if stage == 2 else None, first_frame="repeat")
+    clips = [clip for split in dataset.values() for clip in collator.prepare(split)]
+    assert {clip["video_id"] for clip in clips} == {name.split(".")[0] for name in expected}
+    for clip in clips:
+        name = clip["video_id"]
+        inputs = collator([clip])
+        assert_close(inputs["pixel_values"][..., ::7, ::7], expected[f"{name}.pixel_values_sub7"], rtol=0, atol=1e-6)
+        assert len(inputs["pixel_values"]) == len(inputs["input_features"]) == clip["num_frames"]
+        for frame, label_map in enumerate(expected[f"{name}.mask_recs"]):
+            if f"{name}.mask_labels.{frame}" in expected:
+                masks = expected[f"{name}.mask_labels.{frame}"].float()
+                assert_close(inputs["mask_labels"][frame], masks, rtol=0, atol=0)
+            assert_close(inputs["class_labels"][frame], label_map.unique().long())
+        if f"{name}.train_audio_boost_mask" in expected:
+            assert_close(inputs["prompt_masks"], expected[f"{name}.train_audio_boost_mask"].float(), rtol=0, atol=0)
+
+
+def test_a_batch_is_what_the_processor_makes_of_the_files(avss, mini_dir):
+    collator = AVSCollator(make_processor(), prompt="truth")
+    clips = collator.prepare(avss["test"])
+    inputs = collator([clips[index] for index in range(3)])
+    assert [clips[index]["subset"] for index in range(3)] == ["v1s", "v1m", "v2"]
+    first = 0
+    for index in range(3):
+        folder = mini_dir / clips[index]["subset"] / clips[index]["video_id"]
+        num_frames = clips[index]["num_frames"]
+        maps = [color_to_index(Image.open(folder / "labels_rgb" / f"{frame}.png")) for frame in range(num_frames)]
+        waveform, sampling_rate = read_audio(folder / "audio.wav")
+        expected = collator.processor(
+            images=[Image.open(folder / "frames" / f"{frame}.jpg") for frame in range(num_frames)],
+            segmentation_maps=maps,
+            audio=waveform,
+            sampling_rate=sampling_rate,
+            return_tensors="pt",
+        )
+        rows = slice(first, first + num_frames)
+        for name in ("pixel_values", "input_features"):
+            assert_close(inputs[name][rows], expected[name], rtol=0, atol=0)
+        for name in ("mask_labels", "class_labels"):
+            assert_close(inputs[name][rows], expected[name], rtol=0, atol=0)
+        label_maps = collator.processor.image_processor.prepare_label_maps(maps)
+        assert_close(inputs["prompt_masks"][rows], (label_maps > 0).float(), rtol=0, atol=0)
+        first += num_frames
+    assert first == len(inputs["pixel_values"]) == 20
+
+
+def test_decoded_rows_and_encoded_rows_give_the_same(avss):
+    collator = AVSCollator(make_processor(localization=True))
+    decoded, encoded = avss["validation"], collator.prepare(avss["validation"])
+    assert isinstance(decoded[0]["frames"][0], Image.Image) and not isinstance(encoded[0]["frames"][0], Image.Image)
+    for index in range(3):
+        assert_close(dict(collator([decoded[index]])), dict(collator([encoded[index]])), rtol=0, atol=0)
+
+
+def test_single_frame_clips_are_repeated_with_the_sound_of_each_second_or_used_once(avss):
+    (clip,) = list(avss["train"].filter(lambda subset: subset == "v1s", input_columns="subset").select([0]))
+    other = avss["train"][-1]
+    once, repeat = (
+        AVSCollator(make_processor(), prompt="truth", first_frame=way)([clip, other, clip])
+        for way in ("once", "repeat")
+    )
+    assert len(once["pixel_values"]) == 1 + other["num_frames"] + 1
+    assert len(repeat["pixel_values"]) == 5 + other["num_frames"] + 5
+    for name in ("pixel_values", "mask_labels", "class_labels", "prompt_masks"):
+        for frame in range(5):
+            assert_close(repeat[name][frame], once[name][0], rtol=0, atol=0)
+            assert_close(repeat[name][-1 - frame], once[name][-1], rtol=0, atol=0)
+        assert_close(repeat[name][5 : 5 + other["num_frames"]], once[name][1:-1], rtol=0, atol=0)
+    waveform, sampling_rate = read_audio(clip["audio"]["path"])
+    patches = make_processor().feature_extractor(
+        waveform, sampling_rate=sampling_rate, num_patches=5, return_tensors="pt"
+    )
+    assert_close(repeat["input_features"][:5], patches["input_features"], rtol=0, atol=0)
+    assert_close(once["input_features"][:1], patches["input_features"][:1], rtol=0, atol=0)
+
+
+def test_stage_1_targets_come_from_the_published_colors(avss):
+    clip = avss["test"][0]
+    gray = Image.new("RGB", clip["frames"][0].size)
+    clip["color_masks"][0] = gray  # black: nothing sounds
+    inputs = AVSCollator(make_processor(localization=True))([clip])
+    assert inputs["class_labels"][0].tolist() == [0]
+    del clip["color_masks"]  # AVSBench-object has none
+    sounding = np.asarray(clip["masks"][0]).any()
+    assert AVSCollator(make_processor(localization=True))([clip])["class_labels"][0].tolist() == [0, 1][: 1 + sounding]
+
+
+def test_stage_2_uses_the_classes_of_s4_rather_than_its_binary_masks(mini_dir, tmp_path):
+    clip = load_avsbench("s4", mini_dir, "test", cache_dir=str(tmp_path))[0]
+    classes = {index for mask in clip["semantic_masks"] for index in np.unique(mask)}
+    inputs = AVSCollator(make_processor(size=64))([clip])
+    assert {index for labels in inputs["class_labels"] for index in labels.tolist()} == classes != {0, 1}
+
+
+def test_masks_of_stage_1_are_prompts(mini_dir, tmp_path):
+    rng = np.random.default_rng(0)
+    expected = []
+    for clip in load_avsbench("ms3", mini_dir, "test", cache_dir=str(tmp_path / "cache")):
+        folder = tmp_path / "masks" / "v1m" / clip["video_id"]
+        folder.mkdir(parents=True)
+        for frame in range(5):
+            mask = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+            Image.fromarray(mask).save(folder / f"{frame}.png")
+            expected.append(torch.from_numpy(mask) / 255)
+    dataset = load_avsbench(
+        "ms3",
+        mini_dir,
+        "test",
+        stage1_masks_dir=tmp_path / "masks",
+        cache_dir=str(tmp_path / "cache"),
+        on_error="raise",
+    )
+    collator = AVSCollator(make_processor(), prompt="stage1")
+    inputs = collator(list(collator.prepare(dataset)))
+    assert_close(inputs["prompt_masks"], torch.stack(expected))
+
+
+def test_prompts_of_stage_1_need_their_column(avss):
+    with pytest.raises(ValueError, match="stage1_masks_dir"):
+        AVSCollator(make_processor(), prompt="stage1").prepare(avss["test"])
+
+
+@pytest.mark.parametrize("arguments", [{"prompt": "true"}, {"first_frame": "twice"}])
+def test_unknown_ways_are_refused(arguments):
+    (value,) = arguments.values()
+    with pytest.raises(ValueError, match=value):
+        AVSCollator(make_processor(), **arguments)
+
+
+def test_an_error_names_the_clip_and_the_file(mini_copy, tmp_path):
+    dataset = load_avsbench("ms3", mini_copy, "test", cache_dir=str(tmp_path / "cache"))
+    collator = AVSCollator(make_processor())
+    clip = collator.prepare(dataset)[0]
+    path = mini_copy / "v1m" / clip["video_id"] / "frames" / "3.jpg"
+    path.write_bytes(path.read_bytes()[:-40])  # after the table was made
+    with pytest.raises(ValueError, match=rf"v1m/{clip['video_id']}: .*3\.jpg is damaged"):
+        collator([clip])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_workers_give_every_clip_once(mini_dir, tmp_path, streaming):
+    dataset = load_avsbench("avss", mini_dir, "train", streaming=streaming, cache_dir=str(tmp_path))
+    collator = AVSCollator(make_processor(), cache_dir=tmp_path / "audio")
+    loader = DataLoader(collator.prepare(dataset), batch_size=2, num_workers=2, collate_fn=collator)
+    sums = sorted(float(features.sum()) for batch in loader for features in batch["input_features"])
+    once = collator(list(collator.prepare(dataset)))["input_features"]
+    assert sums == pytest.approx(sorted(float(features.sum()) for features in once))
