@@ -12,32 +12,44 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Trains both stages of Stepping Stones (Ma et al., ECCV 2024) and evaluates them.
+Trains Stepping Stones (Ma et al., ECCV 2024): stage 1 learns which pixels sound; stage 2, prompted with true masks in
+training and with the masks of stage 1 in evaluation, learns what they are (section 3.2).
 
-    accelerate launch examples/train_stepping_stones.py
+    accelerate launch examples/train_stepping_stones.py --config examples/configs/mini.yaml
 
-Stage 1 learns which pixels sound, on S4, MS3 and AVSS together; stage 2 learns what they are, prompted with true masks
-in training and with the masks of stage 1 in evaluation. Without `--data_dir` the script makes mini-AVSBench and trains
-a tiny AAVS on it from random weights, in minutes on a CPU; with it, it reads a folder in the layout of
-AVSBench-semantic.
+Without `--data_dir` it makes mini-AVSBench; without a model to start from it trains a tiny AAVS from random weights.
+Whatever ends it, the same command with `--resume_from_checkpoint latest` goes on, to the same weights. In the folder
+of the run are
+
+    run.json                    the arguments
+    stage_1/, stage_2/          log.csv; best/ and checkpoints/ while the stage trains; model/ once it is complete
+    masks/<split>/              the masks of stage 1, with a manifest
+    model/                      the two-stage repository: stage 2, stage 1 in localizer/, and a model card
+    all_results.json            figures of the test split, by both protocols
+    curves.png, grid.png
 """
 
 import csv
 import json
+import math
 import shutil
-from dataclasses import dataclass, field
-from itertools import chain, islice, repeat
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
-import evaluate
+import datasets
 import numpy as np
-import soundfile
 import torch
+import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from PIL import Image, ImageDraw, ImageFont
-from scipy.optimize import linear_sum_assignment
-from torch.utils.data import DataLoader, Dataset
+from accelerate.utils import send_to_device, set_seed
+from huggingface_hub import HfApi
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_scheduler
 
@@ -48,416 +60,777 @@ from stepping_stones_hf import (
     AAVSProcessor,
     VGGishConfig,
     VGGishFeatureExtractor,
+    load_mask2former_weights,
 )
-from stepping_stones_hf.data.labels import CLASS_NAMES, PALETTE, color_to_index
+from stepping_stones_hf.data import AVSCollator, load_avsbench
+from stepping_stones_hf.data.collator import as_image
+from stepping_stones_hf.data.labels import CLASS_NAMES
 from stepping_stones_hf.data.mini import make_mini_avsbench
-
-
-# The folders of AVSBench-semantic and what they are called.
-SUBSETS = {"v1s": "S4", "v1m": "MS3", "v2": "V2"}
+from stepping_stones_hf.models.vggish import load_vggish
+from stepping_stones_hf.training.clips import SingleFrames, WithMasks, WithSounds, is_silent, make_silence
+from stepping_stones_hf.training.degrade import DegradedPrompts
+from stepping_stones_hf.training.evaluation import FrameScores, evaluate, localize, make_prompts, segment
+from stepping_stones_hf.training.mask_store import (
+    Manifest,
+    begin_store,
+    check_store,
+    complete_store,
+    hash_clips,
+    hash_model_folder,
+    mask_path,
+    partial_store,
+    write_mask,
+)
+from stepping_stones_hf.training.report import make_model_card, make_table, summarize_localization, summarize_semantics
+from stepping_stones_hf.training.stages import (
+    BACKBONE_ADAPTERS,
+    renew_backbone_adapters,
+    set_trainable,
+    switch_off_backbone_adapters,
+)
+from stepping_stones_hf.visualization import BINARY_PALETTE, describe, draw_grid, overlay, plot_curves
 
 
 @dataclass
-class Arguments:
+class DataArguments:
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder in the layout of AVSBench-semantic. Default: mini-AVSBench is made."}
-    )
-    output_dir: str = field(default="runs/mini", metadata={"help": "Where checkpoints, masks, table and grid go."})
-    model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Two-stage repository to start from. Default: a tiny AAVS with random weights."},
+        metadata={"help": "Copy of AVSBench, or its export to Parquet. By default mini-AVSBench is made."},
     )
-    image_size: int = field(default=64, metadata={"help": "Height and width of the tiny model's input."})
-    stage_1_steps: int = field(default=800, metadata={"help": "Optimiser steps of stage 1; 0 only evaluates."})
-    stage_2_steps: int = field(default=500, metadata={"help": "Optimiser steps of stage 2; 0 only evaluates."})
-    one_stage: bool = field(
-        default=True, metadata={"help": "Also train a one-stage model with the steps of both stages, to compare."}
+    stage_1_dataset: str = field(
+        default="avss",
+        metadata={"help": "What stage 1 trains on: s4, ms3 or all of it.", "choices": ["s4", "ms3", "avss"]},
     )
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Frames per process and step."})
-    dataloader_num_workers: int = field(default=1, metadata={"help": "Processes that prepare frames; 0 for none."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this global norm."})
-    num_warmup_steps: int = field(default=100, metadata={"help": "Steps of linear warm-up."})
-    seed: int = field(default=3407, metadata={"help": "Seed of data order and initial weights."})
+    unknown_color: str = field(
+        default="error", metadata={"help": "Colours off the palette: error, or background as in the released program."}
+    )
+    first_frame: str = field(
+        default="once", metadata={"help": "S4's annotated frames: once, or repeated with each second of sound."}
+    )
+    split_clips: bool = field(
+        default=False, metadata={"help": "Shuffle annotated frames rather than clips; a batch then counts frames."}
+    )
+    sound: str = field(
+        default="own", metadata={"help": "own, or silence: a control without ears.", "choices": ["own", "silence"]}
+    )
+    cache_audio_features: str | None = field(
+        default=None, metadata={"help": "Folder that keeps log-mel patches. Default: in the run's folder."}
+    )
+    train_prompts: str = field(
+        default="truth",
+        metadata={
+            "help": "Prompts of stage 2 in training: true masks as in the paper, degraded ones, those of stage 1, or"
+            " none, which makes it a one-stage model.",
+            "choices": ["truth", "degraded", "stage1", "none"],
+        },
+    )
+    degraded_level: float = field(
+        default=0.5, metadata={"help": "Highest level of the degraded masks; 0.1 to 0.5 are usual first stages."}
+    )
+    soft_masks: bool = field(default=False, metadata={"help": "Store the scores of stage 1 rather than 0 and 1."})
+    dataloader_num_workers: int = field(default=1, metadata={"help": "Processes that read clips; 0 for none."})
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Two-stage repository to start from. Default: a tiny AAVS, random weights."}
+    )
+    mask2former_name_or_path: str | None = field(
+        default=None, metadata={"help": "Stock Mask2Former to start a model of the paper's size from."}
+    )
+    vggish_checkpoint: str | None = field(
+        default=None, metadata={"help": "torchvggish's checkpoint, for a model of the paper's size."}
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Fields of AAVSConfig, as in mask_prompt_keys=false,num_queries=20."}
+    )
+    image_size: int = field(default=64, metadata={"help": "Height and width of the tiny model's frames."})
+
+
+@dataclass
+class TrainingArguments:
+    output_dir: str = field(default="runs/mini", metadata={"help": "Folder of the run."})
+    stage: str = field(default="all", metadata={"help": "Which stage trains.", "choices": ["1", "2", "all"]})
+    localizer: str | None = field(
+        default=None, metadata={"help": "Stage 1 for a run of stage 2 alone. Default: that of the run's folder."}
+    )
+    seed: int = field(default=3407, metadata={"help": "Seed of data order, initial weights and random points."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Clips (or frames) per process and pass."})
+    per_device_eval_batch_size: int = field(default=2, metadata={"help": "Clips per process and pass."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes before an optimiser step."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade time for memory."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW, on all that trains."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate in each half."})
+    num_warmup_steps: int = field(default=100, metadata={"help": "Optimiser steps of linear warm-up."})
+    checkpointing_steps: str = field(default="epoch", metadata={"help": "A checkpoint every so many steps, or epoch."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "latest goes on where the run in output_dir ended, if there is one."}
+    )
+    report_to: str | None = field(default=None, metadata={"help": "Tracker of accelerate: tensorboard, trackio, ..."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload the two-stage repository."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Its name on the Hub."})
+
+    stage_1_epochs: int = field(default=3, metadata={"help": "Epochs."})
+    stage_1_max_steps: int | None = field(default=None, metadata={"help": "Optimiser steps, in place of epochs."})
+    stage_1_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    stage_1_max_grad_norm: float | None = field(default=1.0, metadata={"help": "Largest norm of all gradients."})
+    stage_1_parameters: list[str] | None = field(
+        default=None, metadata={"help": "Regular expressions for the names of what trains. Default: everything."}
+    )
+    stage_1_switch_epoch: int | None = field(
+        default=None,
+        metadata={"help": "Up to here the backbone's adapters are off; then fresh ones train, from the best epoch."},
+    )
+    stage_1_switch_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate from there on."})
+    stage_2_epochs: int = field(default=2, metadata={"help": "As in stage 1."})
+    stage_2_max_steps: int | None = field(default=None, metadata={"help": "As in stage 1."})
+    stage_2_learning_rate: float = field(default=1e-3, metadata={"help": "As in stage 1."})
+    stage_2_max_grad_norm: float | None = field(default=1.0, metadata={"help": "As in stage 1."})
+    stage_2_parameters: list[str] | None = field(default=None, metadata={"help": "As in stage 1."})
+    stage_2_switch_epoch: int | None = field(default=None, metadata={"help": "As in stage 1."})
+    stage_2_switch_learning_rate: float = field(default=1e-4, metadata={"help": "As in stage 1."})
+
+
+def parse_arguments(argv: list[str]) -> tuple[DataArguments, ModelArguments, TrainingArguments]:
+    """Command line over config file over defaults."""
+    parser = HfArgumentParser((DataArguments, ModelArguments, TrainingArguments), description=__doc__)
+    parser.add_argument("--config", type=Path, help="yaml or json file with any of these arguments")
+    path = parser.parse_known_args(argv)[0].config
+    if path is not None:
+        values = yaml.safe_load(path.read_text())
+        unknown = set(values) - {action.dest for action in parser._actions}
+        if unknown:
+            raise ValueError(f"{path} has arguments that there are not: {', '.join(sorted(unknown))}.")
+        parser.set_defaults(**values)
+    data_args, model_args, args, _ = parser.parse_args_into_dataclasses(argv)
+    return data_args, model_args, args
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
 
 
-class Clip:
+def load_clips(args: DataArguments, config: str) -> datasets.DatasetDict:
+    if any(Path(args.data_dir, config).glob("*.parquet")):
+        return datasets.load_dataset(args.data_dir, config)
+    return load_avsbench(config, args.data_dir, unknown_color=args.unknown_color)
+
+
+class StepBatches:
     """
-    A clip of AVSBench-semantic. Frame t belongs to second t of the sound. A clip of S4's train split is annotated in
-    its first frame only.
+    The batches of one process in one epoch, optimiser step by optimiser step. An epoch's order follows from the seed,
+    and a step has the same clips on one process as on many. Clips that fill no step are left out.
     """
 
-    def __init__(self, data_dir: Path, row: dict):
-        self.subset, self.uid, self.split = row["label"], row["uid"], row["split"]
-        self.folder = data_dir / self.subset / self.uid
-        self.classes = set(row["a_obj"].split("_"))
-        self.num_frames = len(list((self.folder / "frames").glob("*.jpg")))
-        self.annotated = range(1) if (self.subset, self.split) == ("v1s", "train") else range(self.num_frames)
-        self._input_features = None
-
-    def frame(self, index: int) -> Image.Image:
-        return Image.open(self.folder / "frames" / f"{index}.jpg").convert("RGB")
-
-    def label_map(self, index: int) -> np.ndarray:
-        """Class indices, `(height, width)`."""
-        path = self.folder / "labels_rgb" / f"{index}.png"
-        colors = np.array(Image.open(path).convert("RGB"))
-        # As in the released program; colours off the palette come from careless resizing.
-        return color_to_index(colors, unknown_color="background", path=path)
-
-    def input_features(self, feature_extractor: VGGishFeatureExtractor) -> torch.Tensor:
-        """Log-mel patches, `(num_frames, 96, 64)`; kept, since every epoch needs them."""
-        if self._input_features is None:
-            waveform, sampling_rate = soundfile.read(self.folder / "audio.wav", dtype="float32")
-            self._input_features = feature_extractor(
-                waveform.T, sampling_rate=sampling_rate, num_patches=self.num_frames, return_tensors="pt"
-            )["input_features"]
-        return self._input_features
-
-
-def read_clips(data_dir: Path) -> dict[str, list[Clip]]:
-    """The clips of `metadata.csv` by split."""
-    with open(data_dir / "metadata.csv", newline="", encoding="utf-8") as file:
-        clips = [Clip(data_dir, row) for row in csv.DictReader(file)]
-    return {split: [clip for clip in clips if clip.split == split] for split in ("train", "val", "test")}
-
-
-class AnnotatedFrames(Dataset):
-    """Every annotated frame of some clips; AAVS looks at frames one by one, so they can be shuffled freely."""
-
-    def __init__(self, clips: list[Clip], processor: AAVSProcessor, prompted: bool):
-        self.frames = [(clip, index) for clip in clips for index in clip.annotated]
-        self.processor, self.prompted = processor, prompted
+    def __init__(self, accelerator: Accelerator, args: TrainingArguments, clips: Dataset, collator, num_workers: int):
+        self.accelerator, self.args = accelerator, args
+        self.clips, self.collator, self.num_workers = clips, collator, num_workers
+        self.clips_per_pass = args.per_device_train_batch_size
+        self.clips_per_step = self.clips_per_pass * args.gradient_accumulation_steps * accelerator.num_processes
+        if len(clips) < self.clips_per_step:
+            raise ValueError(f"{len(clips)} training clips do not fill a step of {self.clips_per_step}.")
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.clips) // self.clips_per_step
 
-    def __getitem__(self, item: int) -> tuple[Clip, int]:
-        return self.frames[item]
+    def order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.args.seed + epoch)
+        return torch.randperm(len(self.clips), generator=generator).tolist()
 
-    def collate(self, frames: list[tuple[Clip, int]]) -> dict:
-        label_maps = [clip.label_map(index) for clip, index in frames]
-        inputs = self.processor(
-            images=[clip.frame(index) for clip, index in frames],
-            segmentation_maps=label_maps,
-            # Stage 2 trains with true masks and meets predicted ones in evaluation only (section 3.2).
-            prompt_masks=[label_map > 0 for label_map in label_maps] if self.prompted else None,
-            return_tensors="pt",
-        )
-        features = [clip.input_features(self.processor.feature_extractor)[index] for clip, index in frames]
-        return {**inputs, "input_features": torch.stack(features)}
+    def epoch(self, epoch: int, first_step: int, end_step: int) -> Iterator[tuple[dict, ...]]:
+        order, passes = self.order(epoch), self.args.gradient_accumulation_steps
+        first = range(first_step * self.clips_per_step, end_step * self.clips_per_step, self.clips_per_pass)
+        batches = [order[start : start + self.clips_per_pass] for start in first]
+        # A step is its processes' passes one after the other: process 0 has the first `passes` of them, and so on.
+        rank, size = self.accelerator.process_index * passes, self.accelerator.num_processes * passes
+        batches = [batch for index, batch in enumerate(batches) if rank <= index % size < rank + passes]
+        loader = DataLoader(self.clips, batch_sampler=batches, collate_fn=self.collator, num_workers=self.num_workers)
+        device = self.accelerator.device
+        return zip(*[(send_to_device(dict(batch), device) for batch in loader)] * passes)
+
+    def names(self, epoch: int, step: int) -> list[str]:
+        indices = self.order(epoch)[step * self.clips_per_step : (step + 1) * self.clips_per_step]
+        return [f"{clip['subset']}/{clip['video_id']}" for clip in (self.clips[index] for index in indices)]
 
 
 # Models --------------------------------------------------------------------------------------------------------------
 
 
-def make_tiny_config(use_mask_prompt: bool, labels: list[str]) -> AAVSConfig:
-    """An AAVS of 1.5 million parameters whose small VGGish trains along: no pretrained weights are at hand."""
-    return AAVSConfig(
-        backbone_config={
-            "model_type": "swin",
-            "embed_dim": 24,
-            "depths": [1, 1, 2, 1],
-            "num_heads": [1, 2, 4, 8],
-            "window_size": 4,
-            "drop_path_rate": 0.0,
-            # At this width the usual 0.02 would all but switch the layers off, the adapters above all.
-            "initializer_range": 0.12,
-            "out_features": ["stage1", "stage2", "stage3", "stage4"],
-        },
-        audio_config=VGGishConfig(conv_channels=[8, 16, 32, 64], conv_depths=[1, 1, 1, 1], hidden_size=128),
-        freeze_audio_encoder=False,
-        init_std=0.12,
-        use_mask_prompt=use_mask_prompt,
-        feature_size=64,
-        mask_feature_size=64,
-        hidden_dim=64,
-        encoder_feedforward_dim=128,
-        encoder_layers=1,
-        decoder_layers=4,
-        num_attention_heads=4,
-        dim_feedforward=256,
-        num_queries=10,
-        train_num_points=512,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-    )
+def make_config(args: ModelArguments, localizes: bool, prompted: bool) -> AAVSConfig:
+    """The released model's config, or that of a tiny one; for stage 1, for stage 2 or for one stage."""
+    labels = ["background", "sounding"] if localizes else CLASS_NAMES
+    values = {
+        "use_mask_prompt": prompted,
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    if args.mask2former_name_or_path is not None:
+        values |= {"num_queries": 30 if localizes else 100, "apply_output_projection": not localizes}
+        values |= {"audio_config": VGGishConfig()}
+    else:
+        values |= TINY_MODEL | {"backbone_config": TINY_BACKBONE, "audio_config": VGGishConfig(**TINY_VGGISH)}
+    overrides = dict(item.split("=") for item in (args.config_overrides or "").split(",") if item)
+    return AAVSConfig(**values | {name: yaml.safe_load(value) for name, value in overrides.items()})
+
+
+# 1.5 million parameters. At this width the usual initial weights, of standard deviation 0.02, would all but switch the
+# layers off, the adapters above all. The small VGGish trains along: no pretrained weights are at hand.
+TINY_BACKBONE = {
+    "model_type": "swin",
+    "embed_dim": 24,
+    "depths": [1, 1, 2, 1],
+    "num_heads": [1, 2, 4, 8],
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+    "initializer_range": 0.12,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+TINY_VGGISH = {"conv_channels": [8, 16, 32, 64], "conv_depths": [1, 1, 1, 1], "hidden_size": 128}
+TINY_MODEL = {
+    "freeze_audio_encoder": False,
+    "init_std": 0.12,
+    "feature_size": 64,
+    "mask_feature_size": 64,
+    "hidden_dim": 64,
+    "encoder_feedforward_dim": 128,
+    "encoder_layers": 1,
+    "decoder_layers": 4,
+    "num_attention_heads": 4,
+    "dim_feedforward": 256,
+    "num_queries": 10,
+    "train_num_points": 512,
+}
 
 
 def make_model(
-    args: Arguments, localize: bool, prompted: bool
+    args: ModelArguments, localizes: bool, prompted: bool
 ) -> tuple[AAVSForAudioVisualSegmentation, AAVSProcessor]:
-    """A model with its processor: for localisation (stage 1), prompted (stage 2) or neither (one stage)."""
+    """A model to train and its processor."""
     if args.model_name_or_path is not None:
-        subfolder = "localizer" if localize else ""
-        return (
-            AAVSForAudioVisualSegmentation.from_pretrained(args.model_name_or_path, subfolder=subfolder),
-            AAVSProcessor.from_pretrained(args.model_name_or_path, subfolder=subfolder),
+        subfolder = "localizer" if localizes else ""
+        model = AAVSForAudioVisualSegmentation.from_pretrained(args.model_name_or_path, subfolder=subfolder)
+        expected = (2 if localizes else len(CLASS_NAMES), prompted)
+        if (model.config.num_labels, model.config.use_mask_prompt) != expected:
+            raise ValueError(
+                f"{args.model_name_or_path}/{subfolder} has {model.config.num_labels} labels and use_mask_prompt="
+                f"{model.config.use_mask_prompt}, expected {expected[0]} and {expected[1]}: is it the other stage?"
+            )
+        return model, AAVSProcessor.from_pretrained(args.model_name_or_path, subfolder=subfolder, backend="pil")
+    model = AAVSForAudioVisualSegmentation(make_config(args, localizes, prompted))
+    image_processor = AAVSImageProcessorPil(localization=localizes)
+    if args.mask2former_name_or_path is not None:
+        if args.vggish_checkpoint is None:
+            raise ValueError("--mask2former_name_or_path needs --vggish_checkpoint: VGGish is frozen.")
+        load_mask2former_weights(model, args.mask2former_name_or_path)
+        model.model.audio_encoder.load_state_dict(load_vggish(args.vggish_checkpoint).state_dict())
+    else:
+        size = {"height": args.image_size, "width": args.image_size}
+        image_processor = AAVSImageProcessorPil(
+            localization=localizes, size=size, label_size=size, post_process_size=size
         )
-    size = {"height": args.image_size, "width": args.image_size}
-    processor = AAVSProcessor(
-        AAVSImageProcessorPil(size=size, label_size=size, post_process_size=size, localization=localize),
-        VGGishFeatureExtractor(),
-    )
-    labels = ["background", "sounding"] if localize else CLASS_NAMES
-    return AAVSForAudioVisualSegmentation(make_tiny_config(prompted, labels)), processor
+    return model, AAVSProcessor(image_processor, VGGishFeatureExtractor())
+
+
+def save_model(accelerator: Accelerator, model, processor: AAVSProcessor, folder: Path) -> None:
+    """Writes a model with its processor, whole or not at all, in place of an older one."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    state_dict = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        accelerator.unwrap_model(model).save_pretrained(partial, state_dict=state_dict)
+        processor.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    accelerator.wait_for_everyone()
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """How far a stage is; `step` counts within the epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    best_score: float = -math.inf
+    best_epoch: int | None = None
+
+
+class StopRequest:
+    """Set by SIGTERM and Ctrl-C: the step in progress ends, then the run is saved."""
+
+    def __init__(self):
+        self.number = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.set)
+
+    def set(self, number, frame) -> None:
+        self.number = number
+
+
+def find_checkpoint(folder: Path) -> tuple[Progress, Path | None]:
+    """Checkpoints are renamed to their names when they are whole."""
+    checkpoints = sorted(folder.glob("checkpoints/step_*"))
+    if not checkpoints:
+        return Progress(), None
+    return Progress(**json.loads((checkpoints[-1] / "progress.json").read_text())), checkpoints[-1]
+
+
+def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
+    partial, path = folder / "checkpoints" / ".partial", folder / "checkpoints" / f"step_{progress.total_steps:08d}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(partial)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (partial / "progress.json").write_text(json.dumps(asdict(progress)))
+        older = [other for other in path.parent.glob("step_*") if other != path]
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+        for other in older:
+            shutil.rmtree(other)
+    accelerator.wait_for_everyone()
+
+
+class Log:
+    """log.csv of a stage. A run that is resumed drops the rows that it will write again."""
+
+    columns = ("step", "epoch", "loss", "learning_rate", "score")
+
+    def __init__(self, accelerator: Accelerator, path: Path, total_steps: int):
+        self.accelerator, self.path = accelerator, path
+        if accelerator.is_main_process:
+            rows = []
+            if path.exists():
+                with open(path, newline="") as file:
+                    rows = [row for row in csv.DictReader(file) if int(row["step"]) <= total_steps]
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def write(self, stage: int, **values) -> None:
+        if self.accelerator.is_main_process:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(values)
+        tracked = {f"stage_{stage}/{name}": value for name, value in values.items() if name != "step"}
+        self.accelerator.log(tracked, step=values["step"])
+
+
+def compute_gradients(
+    accelerator: Accelerator, model, batches: tuple[dict, ...], stop: StopRequest
+) -> tuple[float, int, bool]:
+    """
+    Gradients of one optimiser step, normalised over all its frames: as if one process had them in one batch.
+    Returns the loss, the number of frames and whether any process is to stop.
+    """
+    normalizers = sum(accelerator.unwrap_model(model).get_loss_normalizers(batch["class_labels"]) for batch in batches)
+    num_frames = sum(len(batch["pixel_values"]) for batch in batches)
+    shared = torch.cat([normalizers, torch.tensor([num_frames, stop.number is not None], device=normalizers.device)])
+    *normalizers, num_frames, stopped = accelerator.reduce(shared, "sum").unbind()
+    total = torch.zeros((), device=accelerator.device)
+    for index, batch in enumerate(batches):
+        # Processes exchange gradients once a step.
+        with accelerator.no_sync(model) if index < len(batches) - 1 else nullcontext():
+            loss = model(**batch, num_items_in_batch=torch.stack(normalizers)).loss
+            # Gradients are averaged over the processes.
+            accelerator.backward(loss * accelerator.num_processes)
+        total += loss.detach()
+    return accelerator.reduce(total, "sum").item(), int(num_frames), bool(stopped)
+
+
+@dataclass
+class Recipe:
+    """How one stage trains: the arguments without their prefix."""
+
+    epochs: int
+    max_steps: int | None
+    learning_rate: float
+    max_grad_norm: float | None
+    parameters: list[str] | None
+    switch_epoch: int | None
+    switch_learning_rate: float
+
+    @classmethod
+    def of_stage(cls, args: TrainingArguments, stage: int) -> "Recipe":
+        return cls(**{item.name: getattr(args, f"stage_{stage}_{item.name}") for item in fields(cls)})
 
 
 def train(
-    args: Arguments,
     accelerator: Accelerator,
+    args: TrainingArguments,
+    stage: int,
     model: AAVSForAudioVisualSegmentation,
-    dataset: AnnotatedFrames,
-    num_steps: int,
-    title: str,
-) -> AAVSForAudioVisualSegmentation:
-    loader = DataLoader(
-        dataset,
-        batch_size=args.per_device_train_batch_size,
-        shuffle=True,
-        drop_last=len(dataset) >= args.per_device_train_batch_size,
-        collate_fn=dataset.collate,
-        num_workers=args.dataloader_num_workers,
-        persistent_workers=args.dataloader_num_workers > 0,  # each keeps the log-mel patches that it has made
+    processor: AAVSProcessor,
+    batches: StepBatches,
+    get_score: Callable[[AAVSForAudioVisualSegmentation], float],
+    stop: StopRequest,
+) -> None:
+    """Trains a stage and leaves the model of its best epoch, by the validation split, in `stage_<number>/model`."""
+    folder = Path(args.output_dir, f"stage_{stage}")
+    recipe = Recipe.of_stage(args, stage)
+    max_steps = recipe.max_steps if recipe.max_steps is not None else recipe.epochs * len(batches)
+    last_epoch = math.ceil(max_steps / len(batches))
+    halves = [(0, last_epoch)]
+    if recipe.switch_epoch is not None:
+        halves = [(0, recipe.switch_epoch), (recipe.switch_epoch, last_epoch)]
+
+    progress, checkpoint = find_checkpoint(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = Log(accelerator, folder / "log.csv", progress.total_steps)
+    bar = tqdm(
+        total=max_steps,
+        initial=progress.total_steps,
+        desc=f"stage {stage}",
+        disable=not accelerator.is_main_process,
     )
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=args.weight_decay, fused=True)
-    scheduler = get_scheduler("cosine", optimizer, args.num_warmup_steps, num_steps)
-    # The schedule counts optimiser steps, whatever the number of processes: it is not prepared.
-    prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    if len(loader) == 0:
-        raise ValueError(
-            f"{len(dataset)} annotated frames are not enough for a batch of {args.per_device_train_batch_size} on "
-            f"each of {accelerator.num_processes} processes. Lower --per_device_train_batch_size."
+    for half, (first_epoch, end_epoch) in enumerate(halves):
+        if progress.epoch >= end_epoch:
+            continue
+        resumes = (progress.epoch, progress.step) > (first_epoch, 0)
+        learning_rate, patterns = recipe.learning_rate, recipe.parameters
+        if recipe.switch_epoch is not None and half == 0:
+            switch_off_backbone_adapters(model)
+        elif half == 1:
+            model = AAVSForAudioVisualSegmentation.from_pretrained(folder / "best")
+            torch.manual_seed(args.seed)
+            renew_backbone_adapters(model)
+            learning_rate = recipe.switch_learning_rate
+            patterns = None if patterns is None else [*patterns, BACKBONE_ADAPTERS]
+        if args.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        model.train()
+        if patterns is not None:
+            set_trainable(model, patterns)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
+        half_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
+        scheduler = get_scheduler(
+            args.lr_scheduler_type,
+            optimizer,
+            # A prepared scheduler makes a step for each process.
+            num_warmup_steps=args.num_warmup_steps * accelerator.num_processes,
+            num_training_steps=half_steps * accelerator.num_processes,
         )
+        prepared, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+        if resumes:
+            accelerator.load_state(checkpoint)
 
-    prepared.train()
-    batches = islice(chain.from_iterable(repeat(loader)), num_steps)  # epoch after epoch
-    progress = tqdm(batches, desc=title, total=num_steps, disable=not accelerator.is_main_process)
-    for step, batch in enumerate(progress):
-        loss = prepared(**batch).loss
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
-    return accelerator.unwrap_model(prepared).eval()
+        for epoch in range(progress.epoch, end_epoch):
+            prepared.train()
+            if isinstance(batches.collator.prompt, DegradedPrompts):
+                batches.collator.prompt.seed = args.seed + epoch
+            end_step = min(len(batches), max_steps - epoch * len(batches))
+            for step_batches in batches.epoch(epoch, progress.step, end_step):
+                # What is random in a step follows from its number, so that a run that is resumed draws the same.
+                number = (stage * 10**9 + progress.total_steps) * accelerator.num_processes
+                torch.manual_seed(args.seed * 10**12 + number + accelerator.process_index)
+                loss, num_frames, stopped = compute_gradients(accelerator, prepared, step_batches, stop)
+                if not math.isfinite(loss):
+                    names = ", ".join(batches.names(epoch, progress.step))
+                    raise FloatingPointError(
+                        f"The loss of stage {stage}, step {progress.total_steps} is {loss}: {names}"
+                    )
+                if recipe.max_grad_norm is not None:
+                    accelerator.clip_grad_norm_(parameters, recipe.max_grad_norm)
+                learning_rate = scheduler.get_last_lr()[0]
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+                progress.step += 1
+                progress.total_steps += 1
+                log.write(
+                    stage, step=progress.total_steps, epoch=epoch, loss=round(loss, 6), learning_rate=learning_rate
+                )
+                bar.update()
+                frames_per_second = num_frames * bar.format_dict["rate"] if bar.format_dict["rate"] else 0
+                bar.set_postfix(loss=f"{loss:.3f}", lr=f"{learning_rate:.1e}", frames_s=f"{frames_per_second:.0f}")
+                due = args.checkpointing_steps != "epoch" and progress.total_steps % int(args.checkpointing_steps) == 0
+                if due or stopped:
+                    save_checkpoint(accelerator, progress, folder)
+                if stopped:
+                    bar.close()
+                    print(f"Stopped and saved after step {progress.total_steps} of stage {stage}.", file=sys.stderr)
+                    sys.exit(128 + (stop.number or signal.SIGTERM))
+
+            score = get_score(accelerator.unwrap_model(prepared).eval())
+            log.write(stage, step=progress.total_steps, epoch=epoch, score=score)
+            if score > progress.best_score:
+                progress.best_score, progress.best_epoch = score, epoch
+                save_model(accelerator, prepared, processor, folder / "best")
+            progress.epoch, progress.step = epoch + 1, 0
+            save_checkpoint(accelerator, progress, folder)
+        accelerator.free_memory()
+
+    bar.close()
+    if accelerator.is_main_process:
+        (folder / "best").rename(folder / "model")
+        shutil.rmtree(folder / "checkpoints")
+    accelerator.wait_for_everyone()
 
 
-# Evaluation ----------------------------------------------------------------------------------------------------------
+# Evaluation and results ----------------------------------------------------------------------------------------------
+
+
+def prepare(clips: datasets.Dataset, collator: AVSCollator, data_args: DataArguments) -> Dataset:
+    rows = collator.prepare(clips)
+    return rows if data_args.sound == "own" else WithSounds(rows, make_silence(rows))
+
+
+def get_scores(
+    accelerator: Accelerator,
+    args: TrainingArguments,
+    data_args: DataArguments,
+    model: AAVSForAudioVisualSegmentation,
+    processor: AAVSProcessor,
+    clips: datasets.Dataset,
+    store: Path | None = None,
+    on_predictions=None,
+) -> FrameScores:
+    """Scores of a model of either stage; one of stage 2 is prompted with the masks of a store or with true ones."""
+    prompted, localizes = model.config.use_mask_prompt, model.config.num_labels == 2
+    collator = AVSCollator(
+        processor,
+        prompt=("truth" if store is None else "stage1") if prompted else None,
+        cache_dir=data_args.cache_audio_features,
+        evaluation=True,
+    )
+    rows = prepare(clips, collator, data_args)
+    return evaluate(
+        accelerator,
+        rows if store is None or not prompted else WithMasks(rows, store),
+        collator,
+        partial(localize if localizes else segment, model.to(accelerator.device).eval(), processor),
+        FrameScores(None if localizes else model.config.num_labels),
+        args.per_device_eval_batch_size,
+        data_args.dataloader_num_workers,
+        on_predictions,
+    )
+
+
+def store_masks(
+    accelerator: Accelerator,
+    args: TrainingArguments,
+    data_args: DataArguments,
+    localizer_dir: Path,
+    clips: datasets.Dataset,
+    store: Path,
+) -> dict:
+    """Predicts the masks of stage 1 for a split, unless its store is there already, and returns their scores."""
+    localizer_hash = hash_model_folder(localizer_dir)
+    if not store.exists():
+        model = AAVSForAudioVisualSegmentation.from_pretrained(localizer_dir)
+        processor = AAVSProcessor.from_pretrained(localizer_dir, backend="pil")
+        if accelerator.is_main_process:
+            begin_store(store)
+        accelerator.wait_for_everyone()
+
+        def keep(frames: list[tuple[str, str, int]], scores: torch.Tensor) -> None:
+            for frame, mask in zip(frames, make_prompts(scores, data_args.soft_masks).cpu().numpy()):
+                write_mask(mask_path(partial_store(store), *frame), mask)
+
+        scores = get_scores(accelerator, args, data_args, model, processor, clips, on_predictions=keep)
+        if accelerator.is_main_process:
+            manifest = Manifest(
+                localizer=str(localizer_dir),
+                localizer_hash=localizer_hash,
+                clips_hash=hash_clips(clips.select_columns(["subset", "video_id", "num_frames"])),
+                num_frames=len(scores.statistics),
+                soft=data_args.soft_masks,
+                scores=summarize_localization(scores),
+            )
+            complete_store(store, manifest)
+        accelerator.wait_for_everyone()
+    return check_store(store, clips.select_columns(["subset", "video_id", "num_frames"]), localizer_hash).scores
+
+
+def write_repository(args: TrainingArguments, stages: dict[int, Path], results: dict) -> Path:
+    """The two-stage repository, or that of the stage that there is, whole or not at all."""
+    folder, partial_folder = Path(args.output_dir, "model"), Path(args.output_dir, ".model.partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    shutil.copytree(stages.get(2, stages.get(1)), partial_folder)
+    if len(stages) == 2:
+        shutil.copytree(stages[1], partial_folder / "localizer")
+    make_model_card(results, args.hub_model_id or folder.name).save(partial_folder / "README.md")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial_folder.rename(folder)
+    return folder
 
 
 @torch.no_grad()
-def predict(
-    model: AAVSForAudioVisualSegmentation,
-    processor: AAVSProcessor,
-    clip: Clip,
-    sound: Clip | None = None,
-    prompt_masks: list[np.ndarray] | None = None,
-) -> list:
-    """Segmentation and scores of each frame of a clip, with its own sound or with that of another clip."""
-    frames = [clip.frame(index) for index in range(clip.num_frames)]
-    inputs = processor(images=frames, prompt_masks=prompt_masks, return_tensors="pt")
-    inputs["input_features"] = (sound or clip).input_features(processor.feature_extractor)
-    outputs = model(**inputs.to(model.device))
-    return processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
-
-
-def derange(clips: list[Clip], seed: int) -> dict[Clip, Clip]:
-    """Gives every clip the sound of another one whose sounding classes all differ, each sound to one clip."""
-    cost = np.random.default_rng(seed).random((len(clips), len(clips)))
-    shared = np.array([[bool(clip.classes & other.classes) for other in clips] for clip in clips])
-    rows, columns = linear_sum_assignment(cost + len(clips) * shared)
-    return {clips[row]: clips[column] for row, column in zip(rows, columns) if not shared[row, column]}
-
-
-def evaluate_localization(
-    model: AAVSForAudioVisualSegmentation,
-    processor: AAVSProcessor,
-    sounds: dict[Clip, Clip],
-    masks_dir: Path | None = None,
-) -> float:
-    """
-    Foreground IoU of stage 1 (AVSBench's protocol for S4 and MS3, at the size of the processor's label maps), each
-    clip with the sound of the clip it is mapped to. With `masks_dir` the masks are kept there as PNG of 0 and 255,
-    `<subset>/<uid>/<frame>.png`.
-    """
-    metric = evaluate.load("avss_miou", "binary", score_rule="two_channel")
-    for clip, sound in tqdm(sounds.items(), desc="evaluation of stage 1", leave=False):
-        results = predict(model, processor, clip, sound)
-        metric.add_batch(
-            predictions=torch.stack([result.segmentation_scores for result in results]),
-            references=processor.image_processor.prepare_label_maps(
-                [clip.label_map(index) for index in range(clip.num_frames)]
-            ),
-        )
-        if masks_dir is not None:
-            folder = masks_dir / clip.subset / clip.uid
-            folder.mkdir(parents=True)
-            for index, result in enumerate(results):
-                Image.fromarray((result.segmentation * 255).byte().cpu().numpy()).save(folder / f"{index}.png")
-    return metric.compute()["miou"]
-
-
-def read_masks(clip: Clip, folder: Path) -> list[np.ndarray]:
-    paths = [folder / clip.subset / clip.uid / f"{index}.png" for index in range(clip.num_frames)]
-    return [np.array(Image.open(path)) for path in paths]
-
-
-def true_masks(clip: Clip) -> list[np.ndarray]:
-    return [clip.label_map(index) > 0 for index in range(clip.num_frames)]
-
-
-def evaluate_semantics(
-    model: AAVSForAudioVisualSegmentation, processor: AAVSProcessor, clips: list[Clip], get_prompt=None
-) -> float:
-    """mIoU over the classes that occur in the clips."""
-    metric = evaluate.load("avss_miou", num_classes=model.config.num_labels)
-    for clip in tqdm(clips, desc="evaluation of the semantics", leave=False):
-        results = predict(model, processor, clip, prompt_masks=get_prompt(clip) if get_prompt else None)
-        metric.add_batch(
-            predictions=torch.stack([result.segmentation for result in results]),
-            references=processor.image_processor.prepare_label_maps(
-                [clip.label_map(index) for index in range(clip.num_frames)]
-            ),
-        )
-    return metric.compute()["miou_seen"]
-
-
-# Results -------------------------------------------------------------------------------------------------------------
-
-
-def make_table(results: dict) -> str:
-    """The results in Markdown."""
-    lines = ["| stage 1, foreground IoU | own sound | sound of another clip |", "|---|---|---|"]
-    for name, values in results["stage_1"].items():
-        other, clips, swapped = (values[key] for key in ("sound of another clip", "clips", "clips with another sound"))
-        other = "–" if other is None else f"{other:.3f}"
-        if 0 < swapped < clips:
-            other += f" ({swapped} of {clips} clips)"
-        lines.append(f"| {name} | {values['own sound']:.3f} | {other} |")
-    lines += ["", "| AVSS, mIoU over the classes that occur | |", "|---|---|"]
-    lines += [f"| {name} | {value:.3f} |" for name, value in results["avss"].items()]
-    return "\n".join(lines)
-
-
-def overlay(frame: Image.Image, label_map: np.ndarray, palette: np.ndarray, size: int) -> Image.Image:
-    """The frame, with the labelled pixels in their colours."""
-    label_map = np.array(Image.fromarray(label_map.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
-    frame = np.array(frame.resize((size, size)), dtype=np.float32)
-    blended = np.where(label_map[..., None] > 0, 0.35 * frame + 0.65 * palette[label_map], frame)
-    return Image.fromarray(blended.astype(np.uint8))
-
-
-def draw_grid(rows: list[tuple], path: Path, size: int = 160) -> None:
-    """Frame, truth, stage 1 and stage 2 side by side, one row per frame, with the names of the classes below."""
-    titles, font, top, caption, gap = ("frame", "truth", "stage 1", "stage 2"), ImageFont.load_default(13), 24, 22, 6
-    grid = Image.new("RGB", (4 * (size + gap) + gap, top + len(rows) * (size + caption)), "white")
-    draw = ImageDraw.Draw(grid)
-    white = np.array([[0, 0, 0], [255, 255, 255]], dtype=np.float32)
-    for column, title in enumerate(titles):
-        draw.text((gap + column * (size + gap) + size // 2, top // 2), title, "black", font, anchor="mm")
-    for row, (frame, truth, mask, prediction) in enumerate(rows):
-        y = top + row * (size + caption)
-        tiles = [(np.zeros_like(truth), PALETTE), (truth, PALETTE), (mask, white), (prediction, PALETTE)]
-        for column, (label_map, palette) in enumerate(tiles):
-            x = gap + column * (size + gap)
-            grid.paste(overlay(frame, label_map, palette, size), (x, y))
-            if column in (1, 3):
-                names = ", ".join(CLASS_NAMES[index] for index in np.unique(label_map) if index) or "silence"
-                draw.text((x + size // 2, y + size + caption // 2 - 1), names, "black", font, anchor="mm")
-    grid.save(path)
-
-
-def make_grid_rows(
-    model: AAVSForAudioVisualSegmentation, processor: AAVSProcessor, clips: list[Clip], masks_dir: Path
-) -> list[tuple]:
-    """Of each clip the frame where most classes sound and, if there is one, a frame where others do."""
+def draw_examples(repository: Path, clips: datasets.Dataset, store: Path) -> Image.Image:
+    """Of a clip of each subset the frame where most classes sound and, if there is one, a frame where others do."""
+    model = AAVSForAudioVisualSegmentation.from_pretrained(repository)
+    processor = AAVSProcessor.from_pretrained(repository, backend="pil")
+    collator = AVSCollator(processor, prompt="stage1", evaluation=True)
+    first_of_subset = {subset: index for index, subset in reversed(list(enumerate(clips["subset"])))}
     rows = []
-    for clip in clips:
-        truths = [clip.label_map(index) for index in range(clip.num_frames)]
-        sets = [frozenset(np.unique(truth)) for truth in truths]
-        first = max(range(clip.num_frames), key=lambda index: len(sets[index]))
-        second = next((index for index in range(clip.num_frames) if sets[index] != sets[first]), None)
-        masks = read_masks(clip, masks_dir)
-        results = predict(model, processor, clip, prompt_masks=masks)
+    for clip in WithMasks(collator.prepare(clips.select(sorted(first_of_subset.values()))), store):
+        inputs = collator([clip])
+        frames, truths = inputs.pop("frames"), inputs.pop("label_maps").numpy()
+        predictions = segment(model, processor, inputs).numpy()
+        classes = [frozenset(truth.ravel().tolist()) for truth in truths]
+        first = max(range(len(classes)), key=lambda index: len(classes[index]))
+        second = next((index for index in range(len(classes)) if classes[index] != classes[first]), None)
         for index in (first,) if second is None else (first, second):
-            prediction = results[index].segmentation.cpu().numpy()
-            rows.append((clip.frame(index), truths[index], masks[index] // 255, prediction))
-    return rows
+            frame = as_image(clip["frames"][index])
+            mask = np.asarray(Image.open(mask_path(store, *frames[index]))) > 127
+            rows.append(
+                [
+                    (frame, ""),
+                    (overlay(frame, truths[index]), describe(truths[index])),
+                    (overlay(frame, mask, BINARY_PALETTE), ""),
+                    (overlay(frame, predictions[index]), describe(predictions[index])),
+                ]
+            )
+    return draw_grid(("frame", "truth", "stage 1", "stage 2"), rows)
 
 
-def main():
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    accelerator = Accelerator()
-    evaluate.logging.set_verbosity_error()  # it would say at each load that it found the metric in its cache
-    set_seed(args.seed)
+def begin_run(args: TrainingArguments, arguments: dict) -> None:
+    """Refuses a folder that another run has written into, and one that has no room."""
     output_dir = Path(args.output_dir)
-    masks_dir = output_dir / "masks"
+    path = output_dir / "run.json"
+    if path.exists():
+        if args.resume_from_checkpoint != "latest":
+            raise ValueError(
+                f"{output_dir} has a run already. --resume_from_checkpoint latest goes on with it; or choose another"
+                " --output_dir."
+            )
+        before = json.loads(path.read_text())
+        changed = [name for name, value in arguments.items() if before.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"{output_dir} is the folder of another run: {', '.join(changed)} differ"
+                f" ({', '.join(str(before.get(name)) for name in changed)} there)."
+            )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(arguments, indent=2))
 
-    data_dir = Path(args.data_dir) if args.data_dir is not None else output_dir / "mini-avsbench"
-    if args.data_dir is None and accelerator.is_main_process:
-        make_mini_avsbench(data_dir)
-    accelerator.wait_for_everyone()
-    clips = read_clips(data_dir)
-    if not clips["train"] or not clips["test"]:
-        raise ValueError(f"{data_dir / 'metadata.csv'} names no clip of the split train, or none of the split test.")
-    test_clips = {subset: [clip for clip in clips["test"] if clip.subset == subset] for subset in SUBSETS}
-    test_clips = {subset: subset_clips for subset, subset_clips in test_clips.items() if subset_clips}
+
+# Arguments that may change when a run goes on.
+FREE_ARGUMENTS = ("resume_from_checkpoint", "checkpointing_steps", "report_to", "push_to_hub", "hub_model_id")
+
+
+def main(argv: list[str] | None = None) -> None:
+    data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    accelerator = Accelerator(log_with=args.report_to, project_dir=args.output_dir)
+    arguments = {**asdict(data_args), **asdict(model_args), **asdict(args), "num_processes": accelerator.num_processes}
+    output_dir = Path(args.output_dir)
+    if accelerator.is_main_process:
+        begin_run(args, {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS})
+    if args.report_to is not None:
+        accelerator.init_trackers("stepping_stones", {name: str(value) for name, value in arguments.items()})
+    stop = StopRequest()
+
+    # Data: made or read by the main process first, the others find the cache.
+    datasets.disable_progress_bars()
+    data_args.cache_audio_features = data_args.cache_audio_features or str(output_dir / "audio-features")
+    with accelerator.main_process_first():
+        if data_args.data_dir is None:
+            data_args.data_dir = str(output_dir / "mini-avsbench")
+            if not Path(data_args.data_dir).exists():
+                make_mini_avsbench(data_args.data_dir)
+        stage_1_clips = load_clips(data_args, data_args.stage_1_dataset)
+        clips = load_clips(data_args, "avss") if args.stage != "1" else stage_1_clips
+
+    def make_batches(stage: int, clips: datasets.Dataset, collator: AVSCollator, store: Path | None) -> StepBatches:
+        rows = prepare(clips, collator, data_args)
+        if stage == 1:
+            # The released program makes no update for a clip of MS3 in which nothing sounds.
+            rows = Subset(
+                rows, [index for index, row in enumerate(rows) if row["subset"] != "v1m" or not is_silent(row)]
+            )
+        if store is not None:
+            rows = WithMasks(rows, store)
+        if data_args.split_clips:
+            rows = SingleFrames(rows)
+        return StepBatches(accelerator, args, rows, collator, data_args.dataloader_num_workers)
+
+    stages, results = {}, {}
 
     # Stage 1: which pixels sound?
-    stage_1 = make_model(args, localize=True, prompted=False)
-    dataset = AnnotatedFrames(clips["train"], stage_1[1], prompted=False)
-    stage_1 = (train(args, accelerator, stage_1[0], dataset, args.stage_1_steps, "stage 1"), stage_1[1])
+    if args.stage in ("1", "all"):
+        stages[1] = output_dir / "stage_1" / "model"
+        if not stages[1].exists():
+            set_seed(args.seed)
+            model, processor = make_model(model_args, localizes=True, prompted=False)
+            collator = AVSCollator(
+                processor, first_frame=data_args.first_frame, cache_dir=data_args.cache_audio_features
+            )
+            batches = make_batches(1, stage_1_clips["train"], collator, None)
 
-    # Stage 2: and what are they? Prompted with true masks.
-    set_seed(args.seed)
-    stage_2 = make_model(args, localize=False, prompted=True)
-    dataset = AnnotatedFrames(clips["train"], stage_2[1], prompted=True)
-    stage_2 = (train(args, accelerator, stage_2[0], dataset, args.stage_2_steps, "stage 2"), stage_2[1])
+            def get_score(model: AAVSForAudioVisualSegmentation) -> float:
+                scores = get_scores(accelerator, args, data_args, model, processor, stage_1_clips["validation"])
+                subsets = summarize_localization(scores).values()
+                return sum(subset["miou"] for subset in subsets) / len(subsets)
 
-    # For comparison: everything at once, with as many steps as both stages together.
-    one_stage = None
-    if args.one_stage and args.model_name_or_path is None:
-        set_seed(args.seed)
-        one_stage = make_model(args, localize=False, prompted=False)
-        dataset = AnnotatedFrames(clips["train"], one_stage[1], prompted=False)
-        num_steps = args.stage_1_steps + args.stage_2_steps
-        one_stage = (train(args, accelerator, one_stage[0], dataset, num_steps, "one stage"), one_stage[1])
+            train(accelerator, args, 1, model, processor, batches, get_score, stop)
+    elif args.localizer is not None:
+        stages[1] = Path(args.localizer)
+
+    # Between them: the masks of stage 1.
+    stores = {}
+    if 1 in stages:
+        splits = {"1": ["test"], "2": ["validation", "test"], "all": ["validation", "test"]}[args.stage]
+        if data_args.train_prompts == "stage1":
+            splits.append("train")
+        for split in splits:
+            stores[split] = output_dir / "masks" / split
+            store_masks(accelerator, args, data_args, stages[1], clips[split], stores[split])
+        results["stage_1"] = store_masks(accelerator, args, data_args, stages[1], clips["test"], stores["test"])
+
+    # Stage 2: and what are they?
+    if args.stage in ("2", "all"):
+        prompted = data_args.train_prompts != "none"
+        stages[2] = output_dir / "stage_2" / "model"
+        if not stages[2].exists():
+            set_seed(args.seed)
+            model, processor = make_model(model_args, localizes=False, prompted=prompted)
+            prompts = {"none": None, "degraded": DegradedPrompts(data_args.degraded_level, args.seed)}
+            collator = AVSCollator(
+                processor,
+                prompt=prompts.get(data_args.train_prompts, data_args.train_prompts),
+                first_frame=data_args.first_frame,
+                cache_dir=data_args.cache_audio_features,
+            )
+            batches = make_batches(2, clips["train"], collator, stores.get("train"))
+
+            def get_score(model: AAVSForAudioVisualSegmentation) -> float:
+                scores = get_scores(
+                    accelerator, args, data_args, model, processor, clips["validation"], stores.get("validation")
+                )
+                return scores.results()["miou"]
+
+            train(accelerator, args, 2, model, processor, batches, get_score, stop)
+        model = AAVSForAudioVisualSegmentation.from_pretrained(stages[2])
+        processor = AAVSProcessor.from_pretrained(stages[2], backend="pil")
+        prompts = {"masks of stage 1": stores.get("test"), "true masks": None} if prompted else {"no masks": None}
+        results["stage_2"] = {
+            name: summarize_semantics(get_scores(accelerator, args, data_args, model, processor, clips["test"], store))
+            for name, store in prompts.items()
+            if name != "masks of stage 1" or store is not None
+        }
 
     if accelerator.is_main_process:
-        # A two-stage repository: stage 2 at the root, stage 1 in `localizer/`.
-        for (model, processor), folder in ((stage_2, "model"), (stage_1, "model/localizer")):
-            model.save_pretrained(output_dir / folder)
-            processor.save_pretrained(output_dir / folder)
-
-        results = {"stage_1": {}, "avss": {}}
-        shutil.rmtree(masks_dir, ignore_errors=True)
-        for subset in test_clips:
-            own, others = {clip: clip for clip in test_clips[subset]}, derange(test_clips[subset], args.seed)
-            results["stage_1"][SUBSETS[subset]] = {
-                "own sound": evaluate_localization(*stage_1, own, masks_dir),
-                "sound of another clip": evaluate_localization(*stage_1, others) if others else None,
-                "clips": len(own),
-                "clips with another sound": len(others),
-            }
-        if one_stage is not None:
-            results["avss"]["one stage"] = evaluate_semantics(*one_stage, clips["test"])
-        results["avss"]["stage 2, masks of stage 1"] = evaluate_semantics(
-            *stage_2, clips["test"], lambda clip: read_masks(clip, masks_dir)
-        )
-        results["avss"]["stage 2, true masks"] = evaluate_semantics(*stage_2, clips["test"], true_masks)
-
-        (output_dir / "all_results.json").write_text(json.dumps(results, indent=2))
-        examples = [subset_clips[0] for subset_clips in test_clips.values()]
-        draw_grid(make_grid_rows(*stage_2, examples, masks_dir), output_dir / "grid.png")
-        print(f"\n{make_table(results)}\n\nModel: {output_dir / 'model'}\nPicture: {output_dir / 'grid.png'}")
+        repository = write_repository(args, stages, results)
+        partial_path = output_dir / ".all_results.json"
+        partial_path.write_text(json.dumps(results, indent=2))
+        partial_path.rename(output_dir / "all_results.json")
+        logs = {f"stage {stage}": output_dir / f"stage_{stage}" / "log.csv" for stage in stages}
+        plot_curves({name: log for name, log in logs.items() if log.exists()}, output_dir / "curves.png")
+        if args.stage == "all":
+            draw_examples(repository, clips["test"], stores["test"]).save(output_dir / "grid.png")
+        pictures = ", ".join(str(path) for path in output_dir.glob("*.png"))
+        print(f"\n{make_table(results)}\n\nModel: {repository}\nPictures: {pictures}")
+        if args.push_to_hub:
+            api = HfApi()
+            name = api.create_repo(args.hub_model_id or output_dir.name, exist_ok=True).repo_id
+            api.upload_folder(repo_id=name, folder_path=repository)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -162,8 +162,9 @@ def test_masks_of_stage_1_are_prompts(mini_dir, tmp_path):
 
 
 def test_prompts_of_stage_1_need_their_column(avss):
+    collator = AVSCollator(make_processor(), prompt="stage1")
     with pytest.raises(ValueError, match="stage1_masks_dir"):
-        AVSCollator(make_processor(), prompt="stage1").prepare(avss["test"])
+        collator([collator.prepare(avss["test"])[0]])
 
 
 @pytest.mark.parametrize("arguments", [{"prompt": "true"}, {"first_frame": "twice"}])

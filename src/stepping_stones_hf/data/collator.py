@@ -76,19 +76,10 @@ class AVSCollator:
         """
         The dataset with the columns that this collator reads, images and sounds as bytes or paths, so that what is not
         used is not decoded. Of an S4 training clip one frame of five is used.
-
-        Raises:
-            `ValueError`: the dataset has no column `stage1_masks`, which the prompt needs.
         """
         columns = ["video_id", "subset", "num_frames", "frames", "audio", "mask_frame_indices", "masks"]
-        columns += [name for name in ("color_masks", "semantic_masks") if name in dataset.column_names]
-        if self.prompt == "stage1":
-            if "stage1_masks" not in dataset.column_names:
-                raise ValueError(
-                    'The dataset has no column stage1_masks, which prompt="stage1" needs. Pass stage1_masks_dir to'
-                    " load_avsbench."
-                )
-            columns.append("stage1_masks")
+        optional = ("color_masks", "semantic_masks", "stage1_masks")
+        columns += [name for name in optional if name in dataset.column_names]
         dataset = dataset.select_columns(columns)
         return dataset.decode(False) if isinstance(dataset, datasets.IterableDataset) else EncodedRows(dataset)
 
@@ -156,8 +147,8 @@ class AVSCollator:
         if self.prompt is None:
             return []
         if self.prompt == "stage1":
-            if not clip["stage1_masks"]:
-                raise ValueError("there are no masks of a first stage for this clip in stage1_masks_dir.")
+            if not clip.get("stage1_masks"):
+                raise ValueError("the clip has no stage1_masks: load_avsbench reads them from its stage1_masks_dir.")
             masks = [as_image(clip["stage1_masks"][index]) for index in clip["mask_frame_indices"]]
             return [np.asarray(mask.convert("L")) for mask in masks]
         # At the size of the labels, as in the released program, which takes them from the resized label map.

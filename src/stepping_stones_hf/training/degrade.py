@@ -239,6 +239,33 @@ def frame_iou(truth: np.ndarray, prediction: np.ndarray) -> float:
     return float((truth & prediction).sum() / (truth | prediction).sum())
 
 
+class DegradedPrompts:
+    """
+    Degraded true masks as the prompts of stage 2, the `prompt` of an [`AVSCollator`].
+
+    Args:
+        levels (`dict[str, float]` or `float`):
+            The level of each subset, from `calibrate_level`; or, to train on, the highest of the levels of which every
+            clip draws one.
+        seed (`int`):
+            See `degrade_mask`; in training another one each epoch.
+    """
+
+    def __init__(self, levels: dict[str, float] | float, seed: int):
+        self.levels, self.seed = levels, seed
+
+    def __call__(self, clip: dict, truth: np.ndarray) -> list[np.ndarray]:
+        """The masks of a clip's annotated frames, boolean like the true ones `(frames, height, width)`."""
+        if isinstance(self.levels, dict):
+            level = self.levels[clip["subset"]]
+        else:
+            level = _generator("level", self.seed, clip["video_id"], clip["mask_frame_indices"][0]).uniform(
+                0, self.levels
+            )
+        indices = clip["mask_frame_indices"]
+        return [degrade_mask(mask, level, self.seed, clip["video_id"], index) for mask, index in zip(truth, indices)]
+
+
 def _wrong_levels(mask: np.ndarray, seed: int, video_id: str, frame: int) -> tuple[np.ndarray, np.ndarray]:
     """Two (height, width) maps: a pixel of the degraded mask is wrong where first <= level < last."""
     _check_mask(mask, f"The mask of frame {frame} of {video_id!r}")
@@ -356,6 +383,7 @@ def _check_target(target_iou: float) -> None:
 
 __all__ = [
     "QUALITIES",
+    "DegradedPrompts",
     "blend_mask",
     "blend_probability",
     "calibrate_level",

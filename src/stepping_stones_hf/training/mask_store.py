@@ -38,14 +38,16 @@ class Manifest:
 
     `localizer` names the first stage and `localizer_hash` is the hash of its weights and config
     ([`hash_model_folder`]); `clips_hash` is that of the clips ([`hash_clips`]), `num_frames` the number of masks.
-    `threshold` is the score from which a pixel sounds, None for soft masks.
+    `soft` masks hold the share of the score that sounds, others 1 where it is the larger one. `scores` is what the
+    binary metric says of the masks, by subset.
     """
 
     localizer: str
     localizer_hash: str
     clips_hash: str
     num_frames: int
-    threshold: float | None
+    soft: bool
+    scores: dict
 
 
 def hash_model_folder(folder: str | os.PathLike) -> str:
@@ -64,34 +66,31 @@ def hash_clips(clips: Iterable[Mapping]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def write_clip_masks(folder: Path, subset: str, video_id: str, masks: Iterable[np.ndarray]) -> None:
-    """
-    Writes the masks of one clip.
-
-    Args:
-        folder (`Path`):
-            A store in the making.
-        masks (iterable of `np.ndarray` of shape `(height, width)`):
-            For each frame its mask: boolean, or scores from 0 to 1.
-    """
-    clip_folder = folder / subset / video_id
-    clip_folder.mkdir(parents=True, exist_ok=True)
-    for index, mask in enumerate(masks):
-        Image.fromarray(np.round(mask * 255.0).astype(np.uint8)).save(clip_folder / f"{index}.png")
+def mask_path(folder: str | os.PathLike, subset: str, video_id: str, frame: int) -> Path:
+    """Where a store has the mask of a frame."""
+    return Path(folder) / subset / video_id / f"{frame}.png"
 
 
-def begin_store(folder: str | os.PathLike) -> Path:
-    """An empty folder beside the store to write masks into; what a killed run has left there goes."""
-    partial = Path(folder).with_name(f".{Path(folder).name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes a mask `(height, width)`, boolean or with values from 0 to 1, as 8-bit gray."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.round(mask * 255.0).astype(np.uint8)).save(path)
+
+
+def partial_store(folder: str | os.PathLike) -> Path:
+    """The folder beside a store that its masks are written into."""
+    return Path(folder).with_name(f".{Path(folder).name}.partial")
+
+
+def begin_store(folder: str | os.PathLike) -> None:
+    """Makes the partial store, empty: what a killed run has left there goes."""
+    shutil.rmtree(partial_store(folder), ignore_errors=True)
+    partial_store(folder).mkdir(parents=True)
 
 
 def complete_store(folder: str | os.PathLike, manifest: Manifest) -> None:
-    """Turns what [`begin_store`] began into a store, in place of an older one."""
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
+    """Turns the partial store into a store, in place of an older one."""
+    partial = partial_store(folder)
     (partial / MANIFEST_NAME).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
@@ -144,5 +143,7 @@ __all__ = [
     "complete_store",
     "hash_clips",
     "hash_model_folder",
-    "write_clip_masks",
+    "mask_path",
+    "partial_store",
+    "write_mask",
 ]
