@@ -1,0 +1,224 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+The paper's ablations, on any data, with several seeds: Table 2 (the strategy with first stages of three qualities),
+Table 3 (adaptive or shared audio query), Table 4 (mask fusion and robust keys), Table E3 (initial attention masks),
+and two controls that the paper lacks: one stage with as many steps as both stages, and a first stage without ears.
+
+    python examples/ablations.py --config examples/configs/ablations.yaml --output_dir runs/ablations --jobs 2
+
+Each run is a call of train_stepping_stones.py in a folder of its own; the same command goes on with what is missing.
+The folder gets results.csv, a row for each seed, run and prompt, and table.md, with means and 95 % intervals
+(Student's t over the seeds). Differences are paired by seed: the same data, data order and steps.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import yaml
+from scipy.stats import t as student_t
+
+
+EXAMPLES = Path(__file__).parent
+
+# Name -> arguments of the training script.
+STAGE_1_RUNS = {
+    "stage_1": [],
+    "stage_1_shared_query": ["--config_overrides", "audio_query=shared"],
+    "stage_1_silence": ["--sound", "silence"],
+}
+STAGE_2_RUNS = {
+    "full": [],
+    "without_fusion": ["--config_overrides", "mask_prompt_fusion=false"],
+    "without_keys": ["--config_overrides", "mask_prompt_keys=false"],
+    "without_both": ["--config_overrides", "mask_prompt_fusion=false,mask_prompt_keys=false"],
+    "trained_on_degraded_masks": ["--train_prompts", "degraded"],
+    # The prompt is used nowhere: Mask2Former's own initial attention masks ("origin" in Table E3).
+    "one_stage": ["--train_prompts", "none"],
+    "one_stage_shared_query": ["--train_prompts", "none", "--config_overrides", "audio_query=shared"],
+    "one_stage_equal_cost": ["--train_prompts", "none"],
+}
+# Runs that are evaluated with simulated first stages too (Table 2).
+WITH_QUALITIES = ("full", "trained_on_degraded_masks")
+
+TITLES = {
+    "full": "stage 2",
+    "without_fusion": "stage 2 without mask fusion (T4)",
+    "without_keys": "stage 2 without robust keys (T4)",
+    "without_both": "stage 2 without both: audio initialisation (T4, E3)",
+    "trained_on_degraded_masks": "stage 2, trained on degraded masks",
+    "one_stage": "one stage, as many semantic steps: origin initialisation (E3)",
+    "one_stage_shared_query": "one stage, shared audio query (T3)",
+    "one_stage_equal_cost": "one stage, as many steps as both stages",
+}
+PROMPTS = ("no masks", "masks of stage 1", "low", "high", "true masks")
+
+
+def run(command: list[str], log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed: see {log}.")
+
+
+def train(args: Namespace, seed: int, name: str, arguments: list[str]) -> Path:
+    """The folder of a run, which is trained unless it is complete."""
+    folder = args.output_dir / f"seed_{seed}" / name
+    if not (folder / "all_results.json").exists():
+        command = [str(EXAMPLES / "train_stepping_stones.py"), "--config", str(args.config), "--seed", str(seed)]
+        command += ["--data_dir", str(args.data_dir), "--output_dir", str(folder), *arguments]
+        command += ["--cache_audio_features", str(args.output_dir / "audio-features")]
+        run([*command, "--resume_from_checkpoint", "latest"], folder / "output.txt")
+    return folder
+
+
+def evaluate(args: Namespace, folder: Path, localizer: Path) -> None:
+    """Scores a trained second stage with simulated first stages."""
+    if not (folder / "qualities" / "results.json").exists():
+        command = [str(EXAMPLES / "evaluate_stepping_stones.py"), "--model", str(folder / "model")]
+        command += ["--localizer", str(localizer), "--data_dir", str(args.data_dir), "--dataset", "avss"]
+        command += ["--prompts", "low", "high", "--output_dir", str(folder / "qualities")]
+        run(command, folder / "output.txt")
+
+
+def run_one(args: Namespace, seed: int, name: str) -> None:
+    if name in STAGE_1_RUNS:
+        train(args, seed, name, ["--stage", "1", *STAGE_1_RUNS[name]])
+        return
+    localizer = args.output_dir / f"seed_{seed}" / "stage_1" / "stage_1" / "model"
+    arguments = ["--stage", "2", "--localizer", str(localizer), *STAGE_2_RUNS[name]]
+    if name == "one_stage_equal_cost":
+        settings = yaml.safe_load(args.config.read_text())
+        arguments += ["--stage_2_max_steps", str(settings["stage_1_max_steps"] + settings["stage_2_max_steps"])]
+    folder = train(args, seed, name, arguments)
+    if name in WITH_QUALITIES:
+        evaluate(args, folder, localizer)
+
+
+def read_results(args: Namespace) -> list[dict]:
+    """A row for each seed, run and prompt (or subset of stage 1)."""
+    rows = []
+    for seed in args.seeds:
+        for name in (*STAGE_1_RUNS, *STAGE_2_RUNS):
+            folder = args.output_dir / f"seed_{seed}" / name
+            results = json.loads((folder / "all_results.json").read_text())
+            part = "stage_1" if name in STAGE_1_RUNS else "stage_2"
+            figures = dict(results[part])
+            if name in WITH_QUALITIES:
+                figures |= json.loads((folder / "qualities" / "results.json").read_text())["stage_2"]
+            for prompt, values in figures.items():
+                numbers = {key: value for key, value in values.items() if isinstance(value, float)}
+                rows.append({"seed": seed, "run": name, "prompt": prompt, **numbers})
+    return rows
+
+
+def write_csv(rows: list[dict], path: Path) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean and half the width of the 95 % interval."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    half = student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{values.mean():.3f} ± {half:.3f}"
+
+
+def make_table(rows: list[dict], seeds: list[int]) -> str:
+    def values(run: str, prompt: str, figure: str) -> np.ndarray | None:
+        found = {row["seed"]: row[figure] for row in rows if (row["run"], row["prompt"]) == (run, prompt)}
+        return np.array([found[seed] for seed in seeds]) if found else None
+
+    def cell(run: str, prompt: str, figure: str) -> str:
+        found = values(run, prompt, figure)
+        return "" if found is None else interval(found)
+
+    lines = ["| foreground IoU of stage 1 | S4 | MS3 | V2 |", "|---|---|---|---|"]
+    for name, title in {
+        "stage_1": "adaptive audio query",
+        "stage_1_shared_query": "shared audio query (T3)",
+        "stage_1_silence": "trained and tested without sound",
+    }.items():
+        lines.append(f"| {title} | {' | '.join(cell(name, subset, 'miou') for subset in ('S4', 'MS3', 'V2'))} |")
+    lines += ["", f"| AVSS, mIoU of seen classes | {' | '.join(PROMPTS)} |", "|---" * (len(PROMPTS) + 1) + "|"]
+    for name, title in TITLES.items():
+        lines.append(f"| {title} | {' | '.join(cell(name, prompt, 'miou_seen') for prompt in PROMPTS)} |")
+
+    actual, truth = values("full", "masks of stage 1", "miou_seen"), values("full", "true masks", "miou_seen")
+    differences = {
+        "masks of stage 1, to one stage with as many semantic steps": actual
+        - values("one_stage", "no masks", "miou_seen"),
+        "masks of stage 1, to one stage with as many steps": actual
+        - values("one_stage_equal_cost", "no masks", "miou_seen"),
+        "true masks, to those of stage 1": truth - actual,
+        "high, to low": values("full", "high", "miou_seen") - values("full", "low", "miou_seen"),
+        "true masks, to high": truth - values("full", "high", "miou_seen"),
+        "masks of stage 1, trained on degraded masks, to trained on true ones": values(
+            "trained_on_degraded_masks", "masks of stage 1", "miou_seen"
+        )
+        - actual,
+        "S4 foreground IoU, with sound to without": values("stage_1", "S4", "miou")
+        - values("stage_1_silence", "S4", "miou"),
+    }
+    for name in ("without_fusion", "without_keys", "without_both"):
+        differences[f"masks of stage 1, to {name.replace('_', ' ')}"] = actual - values(
+            name, "masks of stage 1", "miou_seen"
+        )
+    lines += ["", "| gain, paired by seed | |", "|---|---|"]
+    lines += [f"| {title} | {interval(values)} |" for title, values in differences.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=EXAMPLES / "configs" / "ablations.yaml")
+    parser.add_argument("--data_dir", type=Path, help="copy of AVSBench; by default mini-AVSBench is made")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    args = parser.parse_args()
+    if args.data_dir is None:
+        args.data_dir = args.output_dir / "mini-avsbench"
+        if not args.data_dir.exists():
+            from stepping_stones_hf.data.mini import make_mini_avsbench
+
+            make_mini_avsbench(args.data_dir)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    others = [name for name in (*STAGE_2_RUNS, *STAGE_1_RUNS) if name != "stage_1"]
+    with ThreadPoolExecutor(args.jobs) as executor:
+        list(executor.map(lambda seed: run_one(args, seed, "stage_1"), args.seeds))  # what the others stand on
+        list(executor.map(lambda item: run_one(args, *item), product(args.seeds, others)))
+
+    rows = read_results(args)
+    write_csv(rows, args.output_dir / "results.csv")
+    table = make_table(rows, args.seeds)
+    (args.output_dir / "table.md").write_text(table + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
