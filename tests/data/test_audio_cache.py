@@ -72,6 +72,25 @@ def test_a_killed_write_leaves_no_file_that_would_be_read(sound, tmp_path, monke
     np.testing.assert_array_equal(cache(audio, 5), cache.compute(str(sound), 5))
 
 
+def test_a_damaged_file_of_the_cache_is_named(sound, tmp_path):
+    cache = AudioFeatureCache(VGGishFeatureExtractor(), tmp_path / "cache")
+    audio = {"bytes": None, "path": str(sound)}
+    cache(audio, 5)
+    (path,) = files(tmp_path / "cache")
+    content = path.read_bytes()
+    for damaged in (b"", content[:100], bytes(100)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{path}, a file of the cache, is damaged: .*\. Remove it"):
+            cache(audio, 5)
+    path.unlink()
+    assert len(cache(audio, 5)) == 5
+
+
+def test_a_file_in_place_of_the_folder_is_refused_at_once(sound):
+    with pytest.raises(ValueError, match=f"cache_dir should be a folder, {sound} is a file"):
+        AudioFeatureCache(VGGishFeatureExtractor(), sound)
+
+
 def test_without_a_folder_nothing_is_kept(sound, tmp_path):
     AudioFeatureCache(VGGishFeatureExtractor())({"bytes": None, "path": str(sound)}, 5)
     assert files(tmp_path) == [sound]

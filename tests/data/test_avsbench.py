@@ -203,7 +203,7 @@ class TestRows:
         waveform, sampling_rate = read_audio(row["audio"]["path"])
         assert sampling_rate == rate and np.array_equal(waveform, samples[None])
 
-    @pytest.mark.parametrize("suffix", [".png", ".jpeg"])
+    @pytest.mark.parametrize("suffix", [".png", ".jpeg", ".JPG"])
     def test_frames_may_have_another_format(self, mini_copy, load, suffix):
         for path in (first_clip(mini_copy) / "frames").iterdir():
             Image.open(path).save(path.with_suffix(suffix), quality=95)
@@ -321,7 +321,7 @@ class TestBothLayouts:
             # Unpickling it would end the tests.
             pickle.write_bytes(b"cos\n_exit\n(I3\ntR.")
             path.unlink()
-        with pytest.raises(ValueError, match=r"v1s/.*audio_wav/.*\.wav does not exist.*ffmpeg -i .*raw_videos.*\.mp4"):
+        with pytest.raises(ValueError, match=r"v1s/.*audio_wav/.*\.wav does not exist, nor does .*raw_videos.*\.mp4"):
             load("s4", root)
 
 
@@ -351,6 +351,23 @@ def blur(path: Path) -> None:
     image.resize((100, 100), Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BILINEAR).save(path)
 
 
+def flip_a_bit(path: Path) -> None:
+    """Of the checksum of the pixels, which stand before the last twelve bytes."""
+    content = bytearray(path.read_bytes())
+    content[-13] ^= 1
+    path.write_bytes(content)
+
+
+def write_16_bits(path: Path) -> None:
+    Image.fromarray(np.full((64, 64), 300, np.uint16)).save(path, format="PNG")
+
+
+def turn(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+
+
 def write_nan(path: Path) -> None:
     soundfile.write(path, np.full(80000, np.nan), 16000, subtype="FLOAT")
 
@@ -371,6 +388,9 @@ DAMAGES = [
     ("frames/3.jpg", truncate, "is damaged"),
     ("frames/3.jpg", write_text, "is not a readable JPEG or PNG image"),
     ("frames/3.jpg", write_huge_header, "pixels"),
+    ("frames/3.jpg", write_16_bits, r"has 16 bits a pixel or more \(mode I;16\)"),
+    ("frames/3.jpg", turn, r"EXIF orientation 6\)\. Save it upright"),
+    ("labels_rgb/0.png", flip_a_bit, "is damaged: .*IDAT"),
     ("labels_rgb/0.png", Path.unlink, "does not exist"),
     ("labels_rgb/0.png", empty, "is empty"),
     ("labels_rgb/0.png", truncate, "is (damaged|not a readable)"),
@@ -417,8 +437,9 @@ class TestDamage:
     def test_split_that_loses_all_its_clips_is_named(self, mini_copy, load):
         (row,) = [row for row in read_rows(mini_copy, "v1s") if row["split"] == "val"]
         empty(mini_copy / "v1s" / row["uid"] / "audio.wav")
-        with pytest.raises(ValueError, match="No clip of 's4', validation can be read"):
+        with pytest.raises(ValueError, match="No clip of 's4', validation can be read.*configs="):
             load("s4", mini_copy, on_error="skip")
+        assert list(load("s4", mini_copy, on_error="skip", split="validation", streaming=True)) == []
 
     @pytest.mark.parametrize("num_proc", [None, 2])
     def test_load_dataset_itself_names_the_file(self, mini_copy, tmp_path, num_proc):
@@ -544,8 +565,19 @@ class TestWrongFolder:
 
     def test_load_dataset_without_a_csv_file(self, mini_dir, tmp_path):
         files = [str(mini_dir / "label2idx.json"), str(mini_dir / "mini_avsbench.json")]
-        with pytest.raises(ValueError, match="avsbench needs the csv file.*Got 2 files, 0 of them"):
+        message = r"one csv file .*s4_meta_data\.csv, ms3_meta_data\.csv\), got 2 files.*load_avsbench\('s4'"
+        with pytest.raises(ValueError, match=message):
             datasets.load_dataset("avsbench", "s4", data_files=files, cache_dir=str(tmp_path))
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_load_dataset_without_a_configuration(self, mini_dir, tmp_path, streaming):
+        with pytest.raises(ValueError, match="Name a configuration of avsbench, 's4', 'ms3', 'avss'"):
+            datasets.load_dataset(
+                "avsbench",
+                data_files=str(mini_dir / "metadata.csv"),
+                cache_dir=str(tmp_path),
+                streaming=streaming,
+            )
 
 
 class TestLoadDataset:
@@ -559,6 +591,20 @@ class TestLoadDataset:
             "avsbench", "ms3", data_dir=str(mini_dir), split="test", cache_dir=str(tmp_path / "cache")
         )
         assert raw_rows(by_folder) == raw_rows(mini["ms3"]["test"])
+
+    @pytest.mark.parametrize("config", ["s4", "ms3"])
+    def test_folder_of_avsbench_object_is_enough(self, mini_dir, tmp_path, load, config):
+        root = make_object_tree(mini_dir, tmp_path / "object")
+        arguments = {"data_dir": str(root), "cache_dir": str(tmp_path / "cache")}
+        splits = datasets.load_dataset("avsbench", config, **arguments)
+        expected = load(config, root)
+        for split in SPLITS:
+            assert raw_rows(splits[split]) == raw_rows(expected[split])
+        # The csv file is noticed although `datasets` does not list it.
+        path = next(root.rglob(f"{config}_meta_data.csv"))
+        path.write_text(path.read_text().replace(f"{splits['train'][0]['video_id']},", "renamed,"))
+        with pytest.raises(ValueError, match="renamed"):
+            datasets.load_dataset("avsbench", config, **arguments)
 
     def test_registration_uses_a_private_table_of_datasets(self):
         """`datasets` has no public way to name a builder: when it moves this table, `register` has to follow."""
@@ -583,6 +629,11 @@ class TestLoadDataset:
         root = mini_copy.rename(tmp_path / "AVSBench [v2] #1*, é?")
         assert len(load("s4", root)["train"]) == 3
         assert len(video_ids(load("s4", root, split="train", streaming=True))) == 3
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_home_folder_may_be_abbreviated(self, mini_dir, monkeypatch, load, streaming):
+        monkeypatch.setenv("HOME", str(mini_dir.parent))
+        assert len(list(load("s4", f"~/{mini_dir.name}", split="train", streaming=streaming))) == 3
 
     def test_path_may_be_relative(self, mini_dir, monkeypatch, tmp_path, load):
         monkeypatch.chdir(mini_dir.parent)
@@ -647,6 +698,36 @@ class TestCache:
         load("s4", mini_dir)
         assert self.tables(tmp_path).items() > tables.items()
         assert len(self.tables(tmp_path)) == 6
+
+    def test_cached_table_still_says_what_it_lacks(self, mini_copy, load, caplog):
+        rows = read_rows(mini_copy, "v1s")
+        empty(mini_copy / "v1s" / rows[0]["uid"] / "audio.wav")
+        replace_in_metadata(mini_copy, f",{rows[1]['uid']},", ",..,")
+        load("s4", mini_copy, on_error="skip")
+        caplog.clear()
+        load("s4", mini_copy, on_error="skip", split="train[:1]")
+        assert [record.getMessage() for record in caplog.records] == [
+            f"Skipped 1 rows of {mini_copy / 'metadata.csv'}.",
+            "Skipped 1 of 2 clips of 's4', train.",
+        ]
+
+    def test_repaired_file_is_read_on_request(self, mini_copy, tmp_path, load):
+        path = first_clip(mini_copy) / "audio.wav"
+        content = path.read_bytes()
+        empty(path)
+        assert len(load("s4", mini_copy, on_error="skip")["train"]) == 2
+        path.write_bytes(content)
+        assert len(load("s4", mini_copy, on_error="skip", download_mode="force_redownload")["train"]) == 3
+        empty(path)
+        splits = datasets.load_dataset(
+            "avsbench",
+            "s4",
+            data_files=str(mini_copy / "metadata.csv"),
+            on_error="skip",
+            cache_dir=str(tmp_path / "cache"),
+            download_mode="force_redownload",
+        )
+        assert len(splits["train"]) == 2
 
     def test_options_have_tables_of_their_own(self, mini_copy, load):
         empty(first_clip(mini_copy) / "audio.wav")

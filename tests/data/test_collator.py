@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,12 +19,21 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
-from stepping_stones_hf import AAVSImageProcessorPil, AAVSProcessor, VGGishFeatureExtractor
+from stepping_stones_hf import (
+    AAVSForAudioVisualSegmentation,
+    AAVSImageProcessorPil,
+    AAVSProcessor,
+    VGGishConfig,
+    VGGishFeatureExtractor,
+)
 from stepping_stones_hf.data import load_avsbench
 from stepping_stones_hf.data.collator import AVSCollator
 from stepping_stones_hf.data.labels import color_to_index
 from stepping_stones_hf.data.media import read_audio
+
+from ..models.aavs.conftest import make_config
 
 
 def make_processor(localization=False, size=32):
@@ -192,3 +202,57 @@ def test_workers_give_every_clip_once(mini_dir, tmp_path, streaming):
     sums = sorted(float(features.sum()) for batch in loader for features in batch["input_features"])
     once = collator(list(collator.prepare(dataset)))["input_features"]
     assert sums == pytest.approx(sorted(float(features.sum()) for features in once))
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_frames_of_16_bits_are_refused_where_the_table_has_let_them_in(mini_copy, tmp_path, prepared):
+    dataset = load_avsbench("ms3", mini_copy, "test", cache_dir=str(tmp_path / "cache"))
+    collator = AVSCollator(make_processor())
+    path = mini_copy / "v1m" / dataset[0]["video_id"] / "frames" / "3.jpg"
+    Image.fromarray(np.full((64, 64), 300, np.uint16)).save(path, format="PNG")  # after the table was made
+    clip = (collator.prepare(dataset) if prepared else dataset)[0]
+    with pytest.raises(ValueError, match=rf"v1m/{clip['video_id']}: .* has 16 bits a pixel"):
+        collator([clip])
+
+
+def test_no_clips_and_all_splits_are_refused(avss):
+    collator = AVSCollator(make_processor())
+    with pytest.raises(ValueError, match="at least one clip, got none"):
+        collator([])
+    for splits in (avss, datasets.IterableDatasetDict()):
+        with pytest.raises(ValueError, match="Pass one split"):
+            collator.prepare(splits)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_trainer_takes_the_batches_as_they_are(mini_dir, tmp_path, streaming):
+    dataset = load_avsbench("avss", mini_dir, "train", streaming=streaming, cache_dir=str(tmp_path / "cache"))
+    collator = AVSCollator(make_processor(size=64), prompt="truth", cache_dir=tmp_path / "audio")
+    audio_config = VGGishConfig(conv_channels=[4, 4, 8, 8], conv_depths=[1, 1, 1, 1], hidden_size=16)
+    config = make_config(num_labels=71, use_mask_prompt=True, audio_config=audio_config)
+    made, seen = [], []
+
+    class Model(AAVSForAudioVisualSegmentation):
+        def forward(self, mask_labels=None, class_labels=None, **inputs):
+            seen.append([(len(masks), classes.tolist()) for masks, classes in zip(mask_labels, class_labels)])
+            return super().forward(mask_labels=mask_labels, class_labels=class_labels, **inputs)
+
+    def collate(clips):
+        batch = collator(clips)
+        made.append([(len(classes), classes.tolist()) for classes in batch["class_labels"]])
+        return batch
+
+    arguments = TrainingArguments(
+        str(tmp_path / "output"),
+        max_steps=2,
+        per_device_train_batch_size=1,
+        remove_unused_columns=False,
+        accelerator_config={"dispatch_batches": False},
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+    )
+    trainer = Trainer(Model(config), arguments, data_collator=collate, train_dataset=collator.prepare(dataset))
+    output = trainer.train()
+    assert output.global_step == 2 and np.isfinite(output.training_loss)
+    assert seen == made[:2]

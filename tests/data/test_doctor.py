@@ -31,6 +31,7 @@ from stepping_stones_hf.data.labels import CLASS_NAMES, PALETTE
 from stepping_stones_hf.models.vggish import VGGishFeatureExtractor
 
 from .conftest import MINI_CLIPS, make_object_tree
+from .test_avsbench import flip_a_bit, turn, write_16_bits
 
 
 def read_rows(root: Path) -> list[dict]:
@@ -116,6 +117,9 @@ FILE_ERRORS = {
     "huge header": ("frames/3.jpg", write_huge_header, "9000x9000"),
     "frame outside": ("frames/3.jpg", move_out, "allow_outside_links=True"),
     "missing mask": ("labels_rgb/3.png", Path.unlink, "does not exist"),
+    "frame of 16 bits": ("frames/3.jpg", write_16_bits, "16 bits a pixel"),
+    "turned frame": ("frames/3.jpg", turn, "EXIF orientation 6"),
+    "wrong byte in a mask": ("labels_rgb/3.png", flip_a_bit, "damaged"),
     "truncated mask": ("labels_rgb/3.png", truncate, "damaged"),
     "mask of another size": ("labels_rgb/3.png", lambda path: resize(path, (40, 30)), "40x30.*85x64"),
     "unknown colors": ("labels_rgb/3.png", lambda path: paint(path, (1, 2, 3)), '3 of 5440 .*unknown_color="backgr'),
@@ -272,15 +276,24 @@ def test_sound_is_too_short_exactly_where_the_feature_extractor_refuses_it(mini_
     extractor(soundfile.read(path)[0], sampling_rate=16_000)
 
 
-def test_frames_of_v1_that_are_not_of_the_published_size_are_warned_of_once_a_clip(mini_copy):
+def test_frames_of_v1_that_are_not_of_the_published_size_are_warned_of_once_a_split(mini_copy):
+    def messages(subset):
+        findings = [finding for finding in diagnose(mini_copy).findings if "published ones have" in finding.message]
+        assert {(finding.severity, finding.video_id) for finding in findings} == {("warning", None)}
+        return [finding.message for finding in findings if finding.subset == subset]
+
+    start = f"{mini_copy / 'metadata.csv'}:"
+    assert [message.partition(" have ")[0] for message in messages("v1m")] == [
+        f"{start} 2 of 2 clips of v1m for train",
+        f"{start} 1 of 1 clips of v1m for validation",
+        f"{start} 1 of 1 clips of v1m for test",
+    ]
+    assert len(messages("v1s")) == 3
+    assert not messages("v2")
     clip = first_clip(mini_copy, "v1m")
-    findings = [finding for finding in diagnose(mini_copy).findings if finding.video_id == clip.name]
-    assert [(finding.severity, finding.path) for finding in findings] == [("warning", clip / "frames")]
-    for path in (clip / "frames").iterdir():
+    for path in [*(clip / "frames").iterdir(), *(clip / "labels_rgb").iterdir()]:
         resize(path, (224, 224))
-    for path in (clip / "labels_rgb").iterdir():
-        resize(path, (224, 224))
-    assert not [finding for finding in diagnose(mini_copy).findings if finding.video_id == clip.name]
+    assert f"{start} 1 of 2 clips of v1m for train have frames of 64x64 (1) pixels" in messages("v1m")[0]
 
 
 def test_clip_with_three_damages_has_three_findings(mini_copy):
@@ -333,10 +346,11 @@ def test_counts_are_compared_with_the_published_ones(mini_dir, monkeypatch):
         "v2": [(2, 4750), (1, 500), (1, 750)],
     }
     other_counts = [finding for finding in diagnosis.findings if finding.video_id is None]
+    other_counts = [finding for finding in other_counts if "as published" in finding.message]
     assert [finding.severity for finding in other_counts] == ["warning"] * 9
     for subset, published in MINI_CLIPS.items():
         monkeypatch.setitem(PUBLISHED_COUNTS, subset, published)
-    assert not [finding for finding in diagnose(mini_dir).findings if finding.video_id is None]
+    assert not [finding for finding in diagnose(mini_dir).findings if "as published" in finding.message]
 
 
 def test_object_layout_is_examined(mini_dir, tmp_path):
@@ -359,7 +373,7 @@ def test_object_layout_is_examined(mini_dir, tmp_path):
     findings = new_findings(root, damage)
     assert {finding.path: finding.severity for finding in findings} == dict.fromkeys((frame, sound, mask), "error")
     assert [finding.video_id for finding in findings if finding.path == frame] == [frame.parent.name]
-    assert "ffmpeg" in next(finding.message for finding in findings if finding.path == sound)
+    assert "nor does" in next(finding.message for finding in findings if finding.path == sound)
 
 
 def test_both_layouts_in_one_folder_are_examined(mini_copy):
@@ -436,6 +450,13 @@ def test_json_is_one_object_and_all_of_stdout(mini_copy, capsys):
     assert report["summary"][0]["frame_sizes"] == {"64x64": 15}
 
 
+def test_folder_that_does_not_exist_and_home(mini_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(mini_dir.parent))
+    assert diagnose(f"~/{mini_dir.name}").count("error") == 0
+    with pytest.raises(FileNotFoundError, match=f"^{mini_dir.parent}/nothing does not exist"):
+        diagnose("~/nothing")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_folder_without_avsbench_is_one_line_on_stderr(tmp_path, capsys, arguments):
     assert main(["doctor", str(tmp_path), *arguments]) == 1
@@ -451,4 +472,7 @@ def test_s4_training_clips_with_their_annotated_frame_alone_are_a_warning(mini_c
         (folder / "frames" / f"{index}.jpg").unlink()
     diagnosis = diagnose(mini_copy)
     assert diagnosis.count("error") == 0
-    assert [finding.severity for finding in diagnosis.findings if finding.path == folder / "frames"] == ["warning"] * 2
+    assert [finding.severity for finding in diagnosis.findings if finding.path == folder / "frames"] == ["warning"]
+    (folder / "frames" / "0.jpg").unlink()
+    findings = [finding for finding in diagnose(mini_copy).findings if finding.video_id == folder.name]
+    assert [finding.path for finding in findings] == [folder / "frames" / "0.jpg"]

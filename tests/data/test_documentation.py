@@ -13,14 +13,19 @@
 # limitations under the License.
 """The Python and the commands of the page "Getting AVSBench in place", run as they stand there."""
 
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import datasets
 import pytest
 
 from stepping_stones_hf.cli import main
+from stepping_stones_hf.data.doctor import diagnose
+
+from .conftest import make_object_tree
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "source" / "getting_avsbench.md"
@@ -47,3 +52,25 @@ def test_the_doctor_finds_the_copy_right(copy_at_hand, capsys):
     (command,) = re.findall(r"^stepping-stones (doctor .*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert main(command.split()) == 0
     assert "errors: 0" in capsys.readouterr().out
+
+
+def test_the_loops_extract_all_sounds_again(mini_dir, tmp_path):
+    root = make_object_tree(mini_dir, tmp_path / "AVSBench-object")
+    for folder in ("Single-source/s4_data", "Multi-sources/ms3_data"):
+        for path in sorted((root / folder / "audio_wav").rglob("*.wav")):
+            video = root / folder / "raw_videos" / path.relative_to(root / folder / "audio_wav").with_suffix(".mp4")
+            video.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(video)
+        shutil.rmtree(root / folder / "audio_wav")
+    assert diagnose(root).count("error") == 9
+    # A program that takes ffmpeg's arguments, of which the third and the last are files.
+    program = tmp_path / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1 $2 $4" = "-nostdin -i -vn" ] && cp "$3" "$5"\n')
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    loops = re.findall(r"```bash\n(cd .*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for loop in loops:
+        subprocess.run(["bash", "-euc", loop], cwd=tmp_path, env=environment, check=True)
+    assert len(loops) == 2
+    assert diagnose(root).count("error") == 0

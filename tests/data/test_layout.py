@@ -75,10 +75,16 @@ class TestFindingTheMetadata:
 
     @pytest.mark.parametrize("config", ["s4", "ms3", "avss"])
     def test_folder_without_metadata_says_which_files_were_looked_for(self, tmp_path, config):
-        for folder in (tmp_path, tmp_path / "no such folder"):
-            with pytest.raises(FileNotFoundError, match=f"{folder} has none of metadata.csv") as raised:
-                find_metadata(folder, config)
-            assert (f"{config}_meta_data.csv" in str(raised.value)) == (config != "avss")
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path} has none of metadata.csv") as raised:
+            find_metadata(tmp_path, config)
+        assert (f"{config}_meta_data.csv" in str(raised.value)) == (config != "avss")
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path}/no such folder does not exist"):
+            find_metadata(tmp_path / "no such folder", config)
+
+    def test_home_folder_may_be_abbreviated(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        path = touch(tmp_path / "AVSBench" / "metadata.csv")
+        assert find_metadata("~/AVSBench", "s4") == find_metadata("~/AVSBench/metadata.csv", "s4") == path
 
     def test_avsbench_object_has_no_avss(self, tmp_path):
         touch(tmp_path / "Single-source" / "s4_meta_data.csv")
@@ -196,13 +202,19 @@ class TestObjectLayout:
         assert f"{column} is" in metadata.errors[0].message
 
     def test_copy_with_pickles_alone_is_told_how_to_extract_the_sound(self, tmp_path):
-        (clip,) = read_metadata(write_s4(tmp_path, "abc,1,dog,train"), "s4").clips
-        data, place = tmp_path / "s4_data", Path("train", "dog")
+        root = tmp_path / "a copy"
+        root.mkdir()
+        (clip,) = read_metadata(write_s4(root, "abc,1,dog,train"), "s4").clips
+        data, place = root / "s4_data", Path("train", "dog")
         touch(data / "audio_log_mel" / place / "abc.pkl")
-        command = f"ffmpeg -i {data / 'raw_videos' / place / 'abc.mp4'} -vn {data / 'audio_wav' / place / 'abc.wav'}"
+        sound, video = data / "audio_wav" / place / "abc.wav", data / "raw_videos" / place / "abc.mp4"
+        with pytest.raises(FileNotFoundError, match=f"{sound} does not exist, nor does {video}") as raised:
+            clip.find_audio()
+        assert "ffmpeg" not in str(raised.value)
+        touch(video)
         with pytest.raises(FileNotFoundError, match="pickles in audio_log_mel are never read") as raised:
             clip.find_audio()
-        assert command in str(raised.value)
+        assert str(raised.value).endswith(f": mkdir -p '{sound.parent}' && ffmpeg -i '{video}' -vn '{sound}'")
 
 
 class TestCsv:
@@ -249,13 +261,39 @@ class TestCsv:
 
     @pytest.mark.parametrize(
         "content",
-        [HEADER.encode("utf-16"), HEADER.encode() + b"vid,\xff\xfe,0,0,dog,train,v1s\n", b'vid,uid,"x"y\n'],
-        ids=["utf-16", "latin-1", "quotes"],
+        [HEADER.encode("utf-16"), HEADER.encode() + b"vid,\xff\xfe,0,0,dog,train,v1s\n"],
+        ids=["utf-16", "latin-1"],
     )
     def test_file_that_is_no_csv_in_utf8(self, tmp_path, content):
         path = tmp_path / "metadata.csv"
         path.write_bytes(content)
         with pytest.raises(ValueError, match="metadata.csv is not a csv file in UTF-8"):
+            read_metadata(path, "s4")
+
+    @pytest.mark.parametrize("row", ['vid,"abc,0,0,dog,train,v1s\n', 'vid,uid,"x"y\n'], ids=["open", "followed"])
+    def test_unbalanced_quotation_marks(self, tmp_path, row):
+        path = tmp_path / "metadata.csv"
+        path.write_text(HEADER + row)
+        with pytest.raises(ValueError, match="metadata.csv is not a csv file: .* quotation mark not closed"):
+            read_metadata(path, "s4")
+
+    @pytest.mark.parametrize("separator", [";", "\t"])
+    def test_other_separators(self, tmp_path, separator):
+        path = write_semantic(tmp_path, "abc,dog,train,v1s")
+        path.write_text(path.read_text().replace(",", separator))
+        with pytest.raises(ValueError, match="lacks the column uid, .*Commas should separate them"):
+            read_metadata(path, "s4")
+
+    def test_column_that_comes_twice_is_named(self, tmp_path):
+        path = tmp_path / "metadata.csv"
+        path.write_text("uid,a_obj,split,label,split\nabc,dog,train,v1s,test\n")
+        with pytest.raises(ValueError, match="metadata.csv has several columns named 'split'"):
+            read_metadata(path, "s4")
+
+    def test_index_of_pandas_is_not_taken_for_the_names_of_clips(self, tmp_path):
+        path = tmp_path / "s4_meta_data.csv"
+        path.write_text(",name,start,category,split\n0,abc,1,dog,train\n")
+        with pytest.raises(ValueError, match="s4_meta_data.csv .*first column, which has no name.*index=False"):
             read_metadata(path, "s4")
 
     def test_empty_file(self, tmp_path):
@@ -328,7 +366,7 @@ class TestFiles:
         (clip,) = read_metadata(write_semantic(root, "abc,dog,test,v1s"), "s4", **kwargs).clips
         return clip
 
-    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".jpeg"])
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG"])
     def test_frames_are_found_under_any_suffix(self, tmp_path, suffix):
         path = touch(tmp_path / "v1s" / "abc" / "frames" / f"2{suffix}")
         assert self.read_clip(tmp_path).find_frame(2) == path

@@ -18,12 +18,13 @@ import zlib
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from stepping_stones_hf.data.labels import index_to_color
 from stepping_stones_hf.data.media import (
     MAX_IMAGE_PIXELS,
     check_image,
+    check_png,
     open_image,
     read_audio,
     read_binary_mask,
@@ -144,6 +145,47 @@ class TestImages:
         path.write_bytes(encode_image(Image.new("RGB", (8, 8)), pnginfo=comment))
         with pytest.raises(ValueError, match=f"{path} is not a readable JPEG or PNG"):
             check_image(path)
+
+    @pytest.mark.parametrize("read", [check_image, read_image])
+    def test_pixels_of_16_bits_are_refused_by_name(self, tmp_path, read):
+        path = tmp_path / "0.png"
+        Image.fromarray(np.full((8, 8), 300, np.uint16)).save(path)
+        with pytest.raises(ValueError, match=rf"{path} has 16 bits a pixel or more \(mode I;16\)"):
+            read(path)
+        assert read_binary_mask(path).all()
+
+    @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+    def test_image_that_is_to_be_turned_is_refused_by_name(self, tmp_path, file_format):
+        path, exif = tmp_path / "0", Image.Exif()
+        for orientation in range(10):
+            exif[ExifTags.Base.Orientation] = orientation
+            path.write_bytes(encode_image(Image.new("RGB", (9, 8)), file_format, exif=exif))
+            for read in (check_image, read_image):
+                if 2 <= orientation <= 8:
+                    with pytest.raises(ValueError, match=rf"{path} .*EXIF orientation {orientation}.*Save it upright"):
+                        read(path)
+                else:
+                    read(path)
+
+    def test_wrong_byte_that_decoding_misses_is_found(self):
+        image = Image.new("P", (40, 40), 3)
+        content, missed = encode_image(image), 0
+        start = content.index(b"IDAT") + 4
+        for position in range(start, len(content) - 12, max(1, len(content) // 40)):
+            damaged = bytearray(content)
+            damaged[position] ^= 16
+            with pytest.raises(ValueError, match="is (damaged|not a readable)"):
+                check_image(bytes(damaged))
+            try:
+                read_binary_mask(bytes(damaged))
+            except ValueError:
+                continue
+            missed += 1
+            with pytest.raises(ValueError, match="is damaged"):
+                check_png(bytes(damaged))
+        assert missed > 0
+        check_png(content)
+        check_png(encode_image(image.convert("RGB"), "JPEG"))
 
     def test_missing_image_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nothing.png"):

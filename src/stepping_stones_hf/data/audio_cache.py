@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers import SequenceFeatureExtractor
 
@@ -37,11 +38,16 @@ class AudioFeatureCache:
             Computes the features.
         cache_dir (`str` or `PathLike`, *optional*):
             Folder for the files, made when it is needed. Without it nothing is kept.
+
+    Raises:
+        `ValueError`: `cache_dir` is a file.
     """
 
     def __init__(self, feature_extractor: SequenceFeatureExtractor, cache_dir: str | os.PathLike | None = None):
         self.feature_extractor = feature_extractor
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        if self.cache_dir is not None and self.cache_dir.is_file():
+            raise ValueError(f"cache_dir should be a folder, {cache_dir} is a file.")
         settings = f"{__version__} {feature_extractor.to_json_string()}"
         self.settings_hash = hashlib.sha256(settings.encode()).hexdigest()[:16]
 
@@ -57,7 +63,8 @@ class AudioFeatureCache:
             `np.ndarray` of shape `(num_patches, 96, 64)` and type float32.
 
         Raises:
-            `FileNotFoundError`, `ValueError`: as `read_audio` and the feature extractor.
+            `FileNotFoundError`, `ValueError`: as `read_audio` and the feature extractor; or the file of the cache is
+            damaged.
         """
         source = audio["path"] if audio["bytes"] is None else audio["bytes"]
         if self.cache_dir is None:
@@ -69,7 +76,10 @@ class AudioFeatureCache:
             partial = path.with_name(f".{name}.{os.getpid()}")
             save_file({"input_features": self.compute(source, num_patches)}, partial)
             os.replace(partial, path)
-        return load_file(path)["input_features"]
+        try:
+            return load_file(path)["input_features"]
+        except SafetensorError as error:
+            raise ValueError(f"{path}, a file of the cache, is damaged: {error}. Remove it.") from error
 
     def compute(self, source: str | bytes, num_patches: int) -> np.ndarray:
         waveform, sampling_rate = read_audio(source)

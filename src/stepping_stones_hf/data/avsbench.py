@@ -37,7 +37,7 @@ from PIL import Image
 from . import labels, layout, media
 from .labels import CLASS_NAMES, PALETTE
 from .layout import Clip, Config, find_metadata, is_semantic, read_metadata
-from .media import check_image, read_audio, read_binary_mask, read_semantic_mask
+from .media import check_image, check_png, read_audio, read_binary_mask, read_semantic_mask
 
 
 logger = datasets.utils.logging.get_logger(__name__)
@@ -58,7 +58,27 @@ class AVSBenchConfig(datasets.BuilderConfig):
     stage1_masks_dir: str | None = None
     allow_outside_links: bool = False
 
+    def find_metadata(self) -> Path:
+        files = [str(file) for files in (self.data_files or {}).values() for file in files]
+        if len(files) == 1:
+            return Path(files[0])
+        # Of a folder, `datasets` lists what looks like data, which need not include the csv file.
+        if self.data_dir is not None:
+            return find_metadata(self.data_dir, self.name)
+        names = (layout.SEMANTIC_METADATA, *(name for _, name, _ in layout.OBJECT_METADATA.values()))
+        raise ValueError(
+            f"avsbench needs one csv file of a copy of AVSBench ({', '.join(names)}), got {len(files)} files:"
+            " load_dataset('avsbench', 's4', data_files='AVSBench/metadata.csv') or"
+            " stepping_stones_hf.data.load_avsbench('s4', 'AVSBench')."
+        )
+
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        # `datasets` makes a configuration "default" where none is named.
+        if self.name not in layout.CONFIG_SUBSETS:
+            names = ", ".join(map(repr, layout.CONFIG_SUBSETS))
+            raise ValueError(f"Name a configuration of avsbench, {names}: load_dataset('avsbench', 's4', ...).")
+        if self.data_dir is not None:
+            config_kwargs = {**config_kwargs, "changed": self.find_metadata().stat().st_mtime_ns}
         # Part of the cache's name, so that masks that a first stage has written since are noticed.
         if self.stage1_masks_dir is not None:
             folders = sorted(path.as_posix() for path in Path(self.stage1_masks_dir).glob("*/*"))
@@ -91,7 +111,9 @@ class AVSBench(datasets.ArrowBasedBuilder):
             raise ValueError(f'unknown_color should be "error" or "background", got {self.config.unknown_color!r}.')
         if self.config.stage1_masks_dir is not None and not os.path.isdir(self.config.stage1_masks_dir):
             raise FileNotFoundError(f"stage1_masks_dir {self.config.stage1_masks_dir} does not exist.")
-        metadata_path = self._find_metadata()
+        # Those of an earlier table, which `datasets` would compare with the new one.
+        self.info.splits = None
+        metadata_path = self.config.find_metadata()
         metadata = read_metadata(metadata_path, self.config.name, self.config.allow_outside_links)
         for remark in metadata.remarks:
             logger.warning(remark)
@@ -99,8 +121,6 @@ class AVSBench(datasets.ArrowBasedBuilder):
             if self.config.on_error == "raise":
                 raise ValueError(f'{error} on_error="skip" leaves such rows out.')
             logger.warning(f"Skipped {error}")
-        if metadata.errors:
-            logger.warning(f"Skipped {len(metadata.errors)} rows of {metadata_path}.")
         if not metadata.clips:
             raise ValueError(f"{metadata_path} has no clip of {self.config.name!r} that can be used.")
         self.info.features = make_features(self.config, is_semantic(metadata_path), metadata.clips)
@@ -111,18 +131,6 @@ class AVSBench(datasets.ArrowBasedBuilder):
             for split, clips in splits.items()
             if clips
         ]
-
-    def _find_metadata(self) -> Path:
-        files = [str(file) for files in (self.config.data_files or {}).values() for file in files]
-        names = {layout.SEMANTIC_METADATA, *(name for _, name, _ in layout.OBJECT_METADATA.values())}
-        # All files are listed where somebody passed `data_dir` alone; with one file it may have any name.
-        candidates = files if len(files) == 1 else [file for file in files if Path(file).name in names]
-        if len(candidates) != 1:
-            raise ValueError(
-                "avsbench needs the csv file of a copy of AVSBench: load_dataset('avsbench', 's4',"
-                f" data_files='AVSBench/metadata.csv'). Got {len(files)} files, {len(candidates)} of them such a file."
-            )
-        return Path(candidates[0])
 
     def _generate_tables(self, clips: list[Clip]) -> Iterator[tuple[int, pa.Table]]:
         for index, clip in enumerate(clips):
@@ -137,12 +145,25 @@ class AVSBench(datasets.ArrowBasedBuilder):
 
     def _prepare_split(self, split_generator: datasets.SplitGenerator, **kwargs) -> None:
         super()._prepare_split(split_generator, **kwargs)
-        num_clips, num_read = len(split_generator.gen_kwargs["clips"]), split_generator.split_info.num_examples
-        place = f"{self.config.name!r}, {split_generator.name}"
-        if num_read == 0:
-            raise ClipError(f"No clip of {place} can be read.")
-        if num_read < num_clips:
-            logger.warning(f"Skipped {num_clips - num_read} of {num_clips} clips of {place}.")
+        if split_generator.split_info.num_examples == 0:
+            raise ClipError(
+                f"No clip of {self.config.name!r}, {split_generator.name} can be read. To export other configurations,"
+                " name them with configs=."
+            )
+
+    def as_dataset(self, *args, **kwargs) -> datasets.Dataset | datasets.DatasetDict:
+        # Not where the table is made: one from the cache lacks clips as well.
+        if self.config.on_error == "skip":
+            metadata_path = self.config.find_metadata()
+            metadata = read_metadata(metadata_path, self.config.name, self.config.allow_outside_links)
+            if metadata.errors:
+                logger.warning(f"Skipped {len(metadata.errors)} rows of {metadata_path}.")
+            for split, info in self.info.splits.items():
+                num_clips = sum(clip.split == split for clip in metadata.clips)
+                num_skipped = num_clips - info.num_examples
+                if num_skipped:
+                    logger.warning(f"Skipped {num_skipped} of {num_clips} clips of {self.config.name!r}, {split}.")
+        return super().as_dataset(*args, **kwargs)
 
 
 def make_features(config: AVSBenchConfig, semantic: bool, clips: list[Clip]) -> datasets.Features:
@@ -182,6 +203,8 @@ def read_clip(clip: Clip, config: AVSBenchConfig, features: datasets.Features) -
         masks = [read_semantic_mask(path, config.unknown_color) for path in mask_paths]
     else:
         masks = [read_binary_mask(path) for path in mask_paths]
+    for path in mask_paths:
+        check_png(path)
     for path, mask, index in zip(mask_paths, masks, clip.mask_frame_indices):
         if mask.shape != frame_sizes[index]:
             raise ValueError(
@@ -273,20 +296,23 @@ def load_avsbench(
     Every file is read once while the table is made, so that what is broken shows then. The table keeps masks as class
     indices and of frames, colours and sound the paths: it stays small, and the copy has to stay in its place. It is
     made anew when the csv file or this library's code has changed, but not when only a picture or sound has:
-    `download_mode="force_redownload"` sees to that.
+    `download_mode="force_redownload"` sees to that. Sounds of less than 0.975 s are loaded, but are too short for
+    [`VGGishFeatureExtractor`]; the doctor calls them errors.
 
     Args:
         config (`str`):
             `"s4"` (single sources), `"ms3"` (multiple sources) or `"avss"` (all clips, with classes).
         data_dir (`str` or `PathLike`):
-            The copy's root folder, or the csv file in it.
+            The copy's root folder, or the csv file in it; `~` is expanded.
         split (`str`, *optional*):
             `"train"`, `"validation"` or `"test"`; all of them by default.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to read clips when they are asked for, without a table on disk.
         on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
             What a clip with a missing or broken file does: stop with an error that names the file, or be left out,
-            with a warning for each and, unless clips are streamed, their number at the end.
+            with a warning for each and, unless clips are streamed, their number at the end, which is repeated when the
+            table comes from the cache. A split that loses all its clips is an error; as a stream, which cannot know
+            before its end, it is empty.
         unknown_color (`"error"` or `"background"`, *optional*, defaults to `"error"`):
             What colours outside the palette are: see [`~data.labels.color_to_index`].
         stage1_masks_dir (`str` or `PathLike`, *optional*):
@@ -310,7 +336,8 @@ def load_avsbench(
         - **audio** -- `bytes` or `path` of the sound, not decoded: `stepping_stones_hf.data.media.read_audio` does it.
 
     Raises:
-        `FileNotFoundError`: the folder has no csv file of that configuration, or there is no `stage1_masks_dir`.
+        `FileNotFoundError`: the folder does not exist or has no csv file of that configuration, or there is no
+        `stage1_masks_dir`.
         `ValueError`: it has two; the csv file or `label2idx.json` is not as published; or, unless `on_error` is
         `"skip"`, a clip's row or one of its files cannot be used.
     """

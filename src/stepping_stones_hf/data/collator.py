@@ -24,14 +24,17 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from .audio_cache import AudioFeatureCache
-from .media import load_image, open_image
+from .media import load_image, open_image, read_image, to_rgb
 
 
 class AVSCollator:
     r"""
     Turns clips, rows of [`load_avsbench`] or of its export to Parquet, into the inputs of a model: the annotated
     frames of all clips in one flat batch, each with the sound of its second. It is the `collate_fn` of a `DataLoader`
-    and the `data_collator` of a [`Trainer`].
+    and the `data_collator` of a [`Trainer`]; both are given `collator.prepare(dataset)`. A `Trainer` needs
+    `TrainingArguments(remove_unused_columns=False)`, since the columns are not what the model takes, and for a stream
+    `accelerator_config={"dispatch_batches": False}`: Accelerate would cut and join the lists of targets as if they
+    were tensors.
 
     Args:
         processor ([`AAVSProcessor`]):
@@ -51,7 +54,7 @@ class AVSCollator:
             Whether batches have `label_maps` and `frames` in place of targets for the loss.
 
     Raises:
-        `ValueError`: an argument has another value than these.
+        `ValueError`: an argument has another value than these, or `cache_dir` is a file.
     """
 
     def __init__(
@@ -76,7 +79,12 @@ class AVSCollator:
         """
         The dataset with the columns that this collator reads, images and sounds as bytes or paths, so that what is not
         used is not decoded. Of an S4 training clip one frame of five is used.
+
+        Raises:
+            `ValueError`: `dataset` is a dictionary of splits.
         """
+        if isinstance(dataset, dict):
+            raise ValueError(f"Pass one split, such as dataset['train'], not all: {', '.join(dataset)}.")
         columns = ["video_id", "subset", "num_frames", "frames", "audio", "mask_frame_indices", "masks"]
         optional = ("color_masks", "semantic_masks", "stage1_masks")
         columns += [name for name in optional if name in dataset.column_names]
@@ -97,8 +105,10 @@ class AVSCollator:
             **frames**, for each its subset, video and index.
 
         Raises:
-            `ValueError`: a file of a clip cannot be read; the error names the clip.
+            `ValueError`: there is no clip; or a file of a clip cannot be read: the error names the clip.
         """
+        if not clips:
+            raise ValueError("clips should have at least one clip, got none.")
         frames, features, maps, prompts, rows, names = [], [], [], [], [], []
         for clip in clips:
             indices = seconds = clip["mask_frame_indices"]
@@ -108,7 +118,7 @@ class AVSCollator:
                 clip_features = self.audio_features(clip["audio"], clip["num_frames"])
                 clip_maps = self._read_maps(clip)
                 prompts += self._read_prompts(clip, clip_maps)
-                clip_frames = [as_image(clip["frames"][index]).convert("RGB") for index in indices]
+                clip_frames = [as_rgb(clip["frames"][index]) for index in indices]
             except (ValueError, OSError) as error:
                 raise ValueError(f"{clip['subset']}/{clip['video_id']}: {error}") from error
             # Which frame goes with each second: the only one, or its own.
@@ -138,7 +148,7 @@ class AVSCollator:
         if self.processor.image_processor.localization:
             # An RGB image is taken for the published colours.
             if "color_masks" in clip:
-                return [as_image(mask).convert("RGB") for mask in clip["color_masks"]]
+                return [as_rgb(mask) for mask in clip["color_masks"]]
             return [np.asarray(as_image(mask)) for mask in clip["masks"]]
         return [np.asarray(as_image(mask)) for mask in clip.get("semantic_masks", clip["masks"])]
 
@@ -173,8 +183,17 @@ def as_image(image: Image.Image | dict) -> Image.Image:
     """An image of a row, decoded or not."""
     if isinstance(image, Image.Image):
         return image
-    source = image["path"] if image["bytes"] is None else image["bytes"]
+    source = get_source(image)
     return load_image(open_image(source), source)
+
+
+def as_rgb(image: Image.Image | dict) -> Image.Image:
+    """A frame or a mask in colours, decoded or not; what [`load_avsbench`] refuses is refused here as well."""
+    return to_rgb(image) if isinstance(image, Image.Image) else read_image(get_source(image))
+
+
+def get_source(image: dict) -> str | bytes:
+    return image["path"] if image["bytes"] is None else image["bytes"]
 
 
 def take(values: torch.Tensor | list[torch.Tensor], rows: list[int]) -> torch.Tensor | list[torch.Tensor]:

@@ -34,8 +34,8 @@ from datasets.utils import tqdm
 
 from . import layout
 from .labels import CLASS_NAMES, color_to_index
-from .layout import Clip, Config, Metadata, find_metadata, is_semantic, read_metadata
-from .media import check_image, read_audio, read_binary_mask, read_color_map
+from .layout import Clip, Config, Metadata, find_metadata, find_root, is_semantic, read_metadata
+from .media import check_image, check_png, read_audio, read_binary_mask, read_color_map
 
 
 # Clips in train, validation and test.
@@ -115,6 +115,11 @@ class ClipReport:
     frame_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     sampling_rate: int | None = None
 
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """Height and width of most frames; there has to be one."""
+        return Counter(self.frame_sizes.values()).most_common(1)[0][0]
+
     def add(self, severity: Severity, path: Path, message: str) -> None:
         self.findings.append(Finding(severity, self.clip.subset, self.clip.video_id, path, message))
 
@@ -152,21 +157,17 @@ def check_frames(report: ClipReport) -> None:
     for index in clip.frame_indices:
         with report.reading(clip.frame_path(index)):
             sizes[index] = check_image(clip.find_frame(index))
+    if not sizes:
+        return
     if len(clip.frame_indices) < clip.num_frames:
         path = clip.frame_path(0).parent
         report.add("warning", path, f"{path} has no frame but the annotated one, which is all that AAVS trains on.")
-    if not sizes:
-        return
-    usual = Counter(sizes.values()).most_common(1)[0][0]
+    usual = report.usual_size
     for index, size in sizes.items():
         if size != usual:
             path = clip.frame_path(index)
             message = f"{path} has {show_size(size)} pixels, most frames of the clip have {show_size(usual)}."
             report.add("warning", path, message)
-    if clip.subset != "v2" and usual != V1_FRAME_SIZE:
-        path = clip.frame_path(0).parent
-        message = f"{path}: frames of {show_size(usual)} pixels, published ones have {show_size(V1_FRAME_SIZE)}."
-        report.add("warning", path, message)
 
 
 def check_masks(report: ClipReport, semantic: bool) -> None:
@@ -176,6 +177,7 @@ def check_masks(report: ClipReport, semantic: bool) -> None:
         with report.reading(path):
             clip.find_mask(index)
             mask = read_known_colors(report, path) if semantic else read_binary_mask(path)
+            check_png(path)
             if semantic:
                 # Several times faster than np.unique.
                 classes.update(np.flatnonzero(np.bincount(mask.ravel())).tolist())
@@ -210,6 +212,24 @@ def check_audio(report: ClipReport) -> None:
             report.add("error", path, message)
         elif abs(seconds - expected) > AUDIO_TOLERANCE_SECONDS:
             report.add("warning", path, f"{path} has {seconds:.2f} s of sound for a clip of {expected} s.")
+
+
+def check_frame_sizes(metadata_path: Path, reports: list[ClipReport]) -> list[Finding]:
+    """One finding for each split of v1s and v1m: copies that were made smaller would have one for every clip."""
+    groups: dict[tuple[str, str], list[ClipReport]] = {}
+    for report in reports:
+        if report.clip.subset != "v2" and report.frame_sizes:
+            groups.setdefault((report.clip.subset, report.clip.split), []).append(report)
+    findings = []
+    for (subset, split), group in groups.items():
+        sizes = Counter(show_size(report.usual_size) for report in group if report.usual_size != V1_FRAME_SIZE)
+        if sizes:
+            message = (
+                f"{metadata_path}: {sizes.total()} of {len(group)} clips of {subset} for {split} have frames of"
+                f" {show_histogram(sizes)} pixels, published ones have {show_size(V1_FRAME_SIZE)}."
+            )
+            findings.append(Finding("warning", subset, None, metadata_path, message))
+    return findings
 
 
 def find_all_metadata(data_dir: Path) -> dict[Path, Config]:
@@ -304,10 +324,11 @@ def diagnose(
         `Diagnosis`. Files of a clip are read one by one, so that a clip with several damages has several findings.
 
     Raises:
-        `FileNotFoundError`: the folder has no csv file of AVSBench.
+        `FileNotFoundError`: the folder does not exist or has no csv file of AVSBench.
     """
-    summary, findings = [], check_folder(Path(data_dir))
-    for path, config in find_all_metadata(Path(data_dir)).items():
+    data_dir = find_root(data_dir)
+    summary, findings = [], check_folder(data_dir)
+    for path, config in find_all_metadata(data_dir).items():
         try:
             metadata = read_metadata(path, config, allow_outside_links)
         except (ValueError, OSError) as error:
@@ -320,6 +341,7 @@ def diagnose(
             reports = executor.map(partial(check_clip, semantic=is_semantic(path)), clips)
             reports = list(tqdm(reports, total=len(clips), desc=path.name, unit="clip"))
         findings += [finding for report in reports for finding in report.findings]
+        findings += check_frame_sizes(path, reports)
         rows = summarize(path, config, reports)
         findings += check_counts(rows)
         summary += rows

@@ -35,7 +35,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from .avsbench import HOMEPAGE, load_avsbench
-from .layout import CONFIG_SUBSETS, OBJECT_METADATA, Config, find_metadata, is_semantic, read_metadata
+from .layout import CONFIG_SUBSETS, OBJECT_METADATA, Config, find_metadata, find_root, is_semantic, read_metadata
 from .media import read_binary_mask
 
 
@@ -162,7 +162,7 @@ def export_avsbench(
 
     Raises:
         `FileExistsError`: `output_dir` exists and is not an empty folder.
-        `FileNotFoundError`: `data_dir` has no clip of AVSBench.
+        `FileNotFoundError`: `data_dir` does not exist or has no clip of AVSBench.
         `ValueError`: `num_shards` is not positive; the repository is public; or as [`load_avsbench`].
     """
     output_dir = Path(output_dir).resolve()
@@ -210,7 +210,7 @@ def export_avsbench(
 
 def find_configs(data_dir: str | os.PathLike, on_error: Literal["raise", "skip"]) -> list[Config]:
     """The configurations of which a copy has clips."""
-    configs = []
+    data_dir, configs = find_root(data_dir), []
     for config in CONFIG_SUBSETS:
         try:
             metadata_path = find_metadata(data_dir, config)

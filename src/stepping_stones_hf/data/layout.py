@@ -22,6 +22,8 @@ import csv
 import json
 import os
 import re
+import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,7 +44,7 @@ OBJECT_METADATA = {
     "ms3": ("Multi-sources", "ms3_meta_data.csv", "ms3_data"),
 }
 
-FRAME_SUFFIXES = (".jpg", ".png", ".jpeg")
+FRAME_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
 # Entries of `a_obj` that no class stands for: 27 published rows say "off-the-screen".
 NOT_CLASSES = ("background", "off-the-screen")
 
@@ -97,9 +99,17 @@ class Clip:
 
     def find_audio(self) -> Path:
         if self.raw_video_path is not None and not self.audio_path.exists():
+            if not self.raw_video_path.exists():
+                raise FileNotFoundError(
+                    f"{self.audio_path} does not exist, nor does {self.raw_video_path}, from which it could be"
+                    " extracted. The pickles in audio_log_mel are never read."
+                )
+            folder, sound, video = map(
+                shlex.quote, map(str, (self.audio_path.parent, self.audio_path, self.raw_video_path))
+            )
             raise FileNotFoundError(
                 f"{self.audio_path} does not exist. The pickles in audio_log_mel are never read. Extract the sound"
-                f" again: ffmpeg -i {self.raw_video_path} -vn {self.audio_path}"
+                f" again: mkdir -p {folder} && ffmpeg -i {video} -vn {sound}"
             )
         return self._check(self.audio_path)
 
@@ -137,6 +147,14 @@ class Metadata:
     remarks: list[RowIssue]
 
 
+def find_root(data_dir: str | os.PathLike) -> Path:
+    """The folder or file, with `~` expanded; a `FileNotFoundError` if there is none."""
+    path = Path(data_dir).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    return path
+
+
 def find_metadata(data_dir: str | os.PathLike, config: Config) -> Path:
     """
     Finds the csv file of one configuration in a copy of AVSBench.
@@ -157,7 +175,7 @@ def find_metadata(data_dir: str | os.PathLike, config: Config) -> Path:
     """
     if config not in CONFIG_SUBSETS:
         raise ValueError(f"config should be one of {', '.join(CONFIG_SUBSETS)}, got {config!r}.")
-    data_dir = Path(data_dir)
+    data_dir = find_root(data_dir)
     if data_dir.is_file():
         return data_dir
     candidates = [data_dir / SEMANTIC_METADATA]
@@ -200,8 +218,8 @@ def read_metadata(metadata_path: str | os.PathLike, config: Config, allow_outsid
         `Metadata`.
 
     Raises:
-        `ValueError`: the file is not a csv file in UTF-8, lacks a column or does not have this configuration; or
-        `label2idx.json` beside it numbers the classes otherwise than AVSBench.
+        `ValueError`: the file is not a csv file in UTF-8, lacks a column, has one twice or does not have this
+        configuration; or `label2idx.json` beside it numbers the classes otherwise than AVSBench.
     """
     metadata_path = Path(metadata_path)
     if is_semantic(metadata_path):
@@ -216,7 +234,13 @@ def read_metadata(metadata_path: str | os.PathLike, config: Config, allow_outsid
 
     metadata = Metadata([], [], [])
     root = metadata_path.parent
-    for line, row in read_rows(metadata_path, columns):
+    rows = read_rows(metadata_path, columns)
+    if rows and not is_semantic(metadata_path) and next(iter(rows[0][1])) == "":
+        raise ValueError(
+            f"{metadata_path} should have the clips' names in its first column, which has no name. If it is an index"
+            " that pandas wrote, write the file with index=False."
+        )
+    for line, row in rows:
         subset = row.get("label", CONFIG_SUBSETS[config][0])
         if subset in NUM_FRAMES and subset not in CONFIG_SUBSETS[config]:
             continue
@@ -242,13 +266,19 @@ def read_rows(metadata_path: Path, columns: tuple[str, ...]) -> list[tuple[int, 
             reader = csv.DictReader(file, strict=True)
             header = reader.fieldnames or []
             rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{metadata_path} is not a csv file in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{metadata_path} is not a csv file: {error}. Is a quotation mark not closed?") from error
     missing = [column for column in columns if column not in header]
     if missing:
+        hint = " Commas should separate them." if len(header) == 1 and re.search("[;\t]", header[0]) else ""
         raise ValueError(
-            f"{metadata_path} lacks the column {', '.join(missing)}: it has {', '.join(header) or 'none'}."
+            f"{metadata_path} lacks the column {', '.join(missing)}: it has {', '.join(header) or 'none'}.{hint}"
         )
+    repeated = [column for column, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{metadata_path} has several columns named {', '.join(map(repr, repeated))}.")
     for line, row in rows:
         if None in row or None in row.values():
             raise ValueError(f"{metadata_path}, line {line}: the row should have {len(header)} values, as the header.")
@@ -367,6 +397,7 @@ __all__ = [
     "Metadata",
     "RowIssue",
     "find_metadata",
+    "find_root",
     "is_semantic",
     "read_metadata",
 ]

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 import soundfile
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .labels import color_to_index
 
@@ -77,6 +77,33 @@ def load_image(image: Image.Image, source: Source) -> Image.Image:
     return image
 
 
+def check_pixels(image: Image.Image, name: str) -> None:
+    """Refuses a decoded image that would look otherwise in RGB, or after `datasets` has decoded it."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{name} has 16 bits a pixel or more (mode {image.mode}), which RGB would clip to white. Save it with 8"
+            " bits a channel."
+        )
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # `datasets` turns and mirrors images by these values, but not the masks that belong to them.
+    if orientation in range(2, 9):
+        raise ValueError(
+            f"{name} is to be turned or mirrored for display (EXIF orientation {orientation}). Save it upright,"
+            " without that entry."
+        )
+
+
+def to_rgb(image: Image.Image, name: str = "image in memory") -> Image.Image:
+    """
+    A decoded image in RGB.
+
+    Raises:
+        `ValueError`: it has 16 bits a pixel and one channel, or its EXIF orientation is not upright.
+    """
+    check_pixels(image, name)
+    return image.convert("RGB")
+
+
 def read_image(source: Source) -> Image.Image:
     """
     Reads a frame.
@@ -85,9 +112,9 @@ def read_image(source: Source) -> Image.Image:
         `PIL.Image.Image`: in RGB.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: as `open_image`; also if the file is truncated or damaged.
+        `FileNotFoundError`, `ValueError`: as `open_image` and `to_rgb`; also if the file is truncated or damaged.
     """
-    return load_image(open_image(source), source).convert("RGB")
+    return to_rgb(load_image(open_image(source), source), source_name(source))
 
 
 def check_image(source: Source) -> tuple[int, int]:
@@ -98,13 +125,31 @@ def check_image(source: Source) -> tuple[int, int]:
         `tuple[int, int]`: its height and width.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: as `read_image`.
+        `FileNotFoundError`, `ValueError`: as `read_image` and `check_png`.
     """
     image = open_image(source)
     height, width = image.height, image.width
     image.draft("RGB", (1, 1))  # reads all of a JPEG file, but decodes an eighth of the size
     load_image(image, source)
+    check_pixels(image, source_name(source))
+    if image.format == "PNG":
+        check_png(source)
     return height, width
+
+
+def check_png(source: Source) -> None:
+    """
+    Compares the checksums of a PNG file that can be decoded; decoding, which does not, may miss single wrong bytes.
+
+    Raises:
+        `ValueError`: one is wrong. Other formats have none.
+    """
+    with open_image(source) as image:
+        try:
+            if image.format == "PNG":
+                image.verify()
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{source_name(source)} is damaged: {error}.") from error
 
 
 def read_color_map(source: Source) -> np.ndarray:
@@ -136,7 +181,7 @@ def read_audio(source: Source) -> tuple[np.ndarray, int]:
     Raises:
         `FileNotFoundError`: there is no such file.
         `ValueError`: the file is empty, truncated or not a sound, has no samples, more than 600 seconds, or samples
-        that are NaN or infinite.
+        that are NaN or infinite. Only RIFF (wav) and FLAC files tell that they are truncated.
     """
     name = source_name(source)
     try:
@@ -166,9 +211,11 @@ def read_audio(source: Source) -> tuple[np.ndarray, int]:
 
 __all__ = [
     "check_image",
+    "check_png",
     "read_audio",
     "read_binary_mask",
     "read_color_map",
     "read_image",
     "read_semantic_mask",
+    "to_rgb",
 ]
