@@ -14,7 +14,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		--num_cpu_threads_per_process 1 examples/train_stepping_stones.py --output_dir $(DEMO)
+		--num_cpu_threads_per_process 1 examples/train_stepping_stones.py --output_dir $(DEMO) --resume_from_checkpoint latest
 
 test: quality
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -15,14 +15,14 @@
 Trains Stepping Stones (Ma et al., ECCV 2024): stage 1 learns which pixels sound; stage 2, prompted with true masks in
 training and with the masks of stage 1 in evaluation, learns what they are (section 3.2).
 
-    accelerate launch examples/train_stepping_stones.py --config examples/configs/mini.yaml
+    accelerate launch examples/train_stepping_stones.py [--config examples/configs/mini.yaml]
 
 Without `--data_dir` it makes mini-AVSBench; without a model to start from it trains a tiny AAVS from random weights.
 Whatever ends it, the same command with `--resume_from_checkpoint latest` goes on, to the same weights. In the folder
 of the run are
 
     run.json                    the arguments
-    stage_1/, stage_2/          log.csv; best/ and checkpoints/ while the stage trains; model/ once it is complete
+    stage_1/, stage_2/          log.csv; best_<epoch>/, checkpoints/ while the stage trains; model/ once it is complete
     masks/<split>/              the masks of stage 1, with a manifest
     model/                      the two-stage repository: stage 2, stage 1 in localizer/, and a model card
     all_results.json            figures of the test split, by both protocols
@@ -39,6 +39,8 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -89,6 +91,9 @@ from stepping_stones_hf.training.stages import (
     switch_off_backbone_adapters,
 )
 from stepping_stones_hf.visualization import BINARY_PALETTE, describe, draw_grid, overlay, plot_curves
+
+
+MINI = Path(__file__).parent / "configs" / "mini.yaml"
 
 
 @dataclass
@@ -153,12 +158,16 @@ class TrainingArguments:
     output_dir: str = field(default="runs/mini", metadata={"help": "Folder of the run."})
     stage: str = field(default="all", metadata={"help": "Which stage trains.", "choices": ["1", "2", "all"]})
     localizer: str | None = field(
-        default=None, metadata={"help": "Stage 1 for a run of stage 2 alone. Default: that of the run's folder."}
+        default=None,
+        metadata={"help": "Folder of a stage 1 for a run of stage 2 alone; without it, only true masks prompt it."},
     )
     seed: int = field(default=3407, metadata={"help": "Seed of data order, initial weights and random points."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Clips (or frames) per process and pass."})
     per_device_eval_batch_size: int = field(default=2, metadata={"help": "Clips per process and pass."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes before an optimiser step."})
+    mixed_precision: str | None = field(
+        default=None, metadata={"help": "bf16 or fp16. Default: accelerate's setting."}
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade time for memory."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW, on all that trains."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate in each half."})
@@ -202,7 +211,11 @@ def parse_arguments(argv: list[str]) -> tuple[DataArguments, ModelArguments, Tra
         unknown = set(values) - {action.dest for action in parser._actions}
         if unknown:
             raise ValueError(f"{path} has arguments that there are not: {', '.join(sorted(unknown))}.")
-        parser.set_defaults(**values)
+        # None cannot be said on a command line; all else goes through it, so that types and choices are checked.
+        parser.set_defaults(**{name: None for name, value in values.items() if value is None})
+        values = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+        options = [[f"--{name}", *map(str, value)] for name, value in values.items() if value != [None]]
+        argv = [*chain.from_iterable(options), *argv]
     data_args, model_args, args, _ = parser.parse_args_into_dataclasses(argv)
     return data_args, model_args, args
 
@@ -359,12 +372,17 @@ class Progress:
 
 
 class StopRequest:
-    """Set by SIGTERM and Ctrl-C: the step in progress ends, then the run is saved."""
+    """Set by SIGTERM and Ctrl-C while a stage trains: the step in progress ends, then the run is saved."""
 
-    def __init__(self):
+    def __enter__(self) -> "StopRequest":
         self.number = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.set)
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self.handlers = {number: signal.signal(number, self.set) for number in numbers}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     def set(self, number, frame) -> None:
         self.number = number
@@ -372,14 +390,34 @@ class StopRequest:
 
 def find_checkpoint(folder: Path) -> tuple[Progress, Path | None]:
     """Checkpoints are renamed to their names when they are whole."""
-    checkpoints = sorted(folder.glob("checkpoints/step_*"))
+    checkpoints = sorted(folder.glob("checkpoints/epoch_*"))
     if not checkpoints:
         return Progress(), None
     return Progress(**json.loads((checkpoints[-1] / "progress.json").read_text())), checkpoints[-1]
 
 
+def check_space(folder: Path, model: AAVSForAudioVisualSegmentation) -> None:
+    """Refuses to begin where a checkpoint and the best model, each beside the one before it, will not fit."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    trainable = sum(parameter.numel() * 4 for parameter in model.parameters() if parameter.requires_grad)
+    # AdamW keeps two numbers for each that trains.
+    needed, free = 2 * (size + size + 2 * trainable), shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has room for {free / 2**20:,.0f} MiB, and the checkpoints of a stage need"
+            f" {needed / 2**20:,.0f} MiB: make room or choose another --output_dir."
+        )
+
+
+def best_folder(folder: Path, progress: Progress) -> Path:
+    """The best model by the epoch it is from: a run that goes on from a checkpoint finds the one that it knows of."""
+    return folder / f"best_{progress.best_epoch}"
+
+
 def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
-    partial, path = folder / "checkpoints" / ".partial", folder / "checkpoints" / f"step_{progress.total_steps:08d}"
+    # The name has the epoch too: after its last step there may be a checkpoint before and one after the evaluation.
+    path = folder / "checkpoints" / f"epoch_{progress.epoch:06d}_step_{progress.step:08d}"
+    partial = path.with_name(".partial")
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -388,9 +426,9 @@ def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) 
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (partial / "progress.json").write_text(json.dumps(asdict(progress)))
-        older = [other for other in path.parent.glob("step_*") if other != path]
-        shutil.rmtree(path, ignore_errors=True)
+        older = [*path.parent.glob("epoch_*")]
         partial.rename(path)
+        # Killed in between, a run has two checkpoints, or one and the rest of an older one: the last one counts.
         for other in older:
             shutil.rmtree(other)
     accelerator.wait_for_everyone()
@@ -401,17 +439,20 @@ class Log:
 
     columns = ("step", "epoch", "loss", "learning_rate", "score")
 
-    def __init__(self, accelerator: Accelerator, path: Path, total_steps: int):
+    def __init__(self, accelerator: Accelerator, path: Path, progress: Progress):
         self.accelerator, self.path = accelerator, path
         if accelerator.is_main_process:
             rows = []
             if path.exists():
                 with open(path, newline="") as file:
-                    rows = [row for row in csv.DictReader(file) if int(row["step"]) <= total_steps]
-            with open(path, "w", newline="") as file:
+                    rows = [row for row in csv.DictReader(file) if int(row["step"]) <= progress.total_steps]
+                rows = [row for row in rows if not row["score"] or int(row["epoch"]) < progress.epoch]
+            partial_path = path.with_name(".log.csv")
+            with open(partial_path, "w", newline="") as file:
                 writer = csv.DictWriter(file, self.columns)
                 writer.writeheader()
                 writer.writerows(rows)
+            partial_path.replace(path)
 
     def write(self, stage: int, **values) -> None:
         if self.accelerator.is_main_process:
@@ -477,11 +518,18 @@ def train(
     last_epoch = math.ceil(max_steps / len(batches))
     halves = [(0, last_epoch)]
     if recipe.switch_epoch is not None:
+        if not 0 < recipe.switch_epoch < last_epoch:
+            raise ValueError(
+                f"--stage_{stage}_switch_epoch is {recipe.switch_epoch}, expected one from 1 to {last_epoch - 1}: the"
+                f" stage has {last_epoch} epochs of {len(batches)} steps."
+            )
         halves = [(0, recipe.switch_epoch), (recipe.switch_epoch, last_epoch)]
 
     progress, checkpoint = find_checkpoint(folder)
+    if checkpoint is None:
+        check_space(folder.parent, model)
     folder.mkdir(parents=True, exist_ok=True)
-    log = Log(accelerator, folder / "log.csv", progress.total_steps)
+    log = Log(accelerator, folder / "log.csv", progress)
     bar = tqdm(
         total=max_steps,
         initial=progress.total_steps,
@@ -496,7 +544,7 @@ def train(
         if recipe.switch_epoch is not None and half == 0:
             switch_off_backbone_adapters(model)
         elif half == 1:
-            model = AAVSForAudioVisualSegmentation.from_pretrained(folder / "best")
+            model = AAVSForAudioVisualSegmentation.from_pretrained(best_folder(folder, progress))
             torch.manual_seed(args.seed)
             renew_backbone_adapters(model)
             learning_rate = recipe.switch_learning_rate
@@ -561,14 +609,17 @@ def train(
             log.write(stage, step=progress.total_steps, epoch=epoch, score=score)
             if score > progress.best_score:
                 progress.best_score, progress.best_epoch = score, epoch
-                save_model(accelerator, prepared, processor, folder / "best")
+                save_model(accelerator, prepared, processor, best_folder(folder, progress))
             progress.epoch, progress.step = epoch + 1, 0
             save_checkpoint(accelerator, progress, folder)
+            if accelerator.is_main_process:
+                for other in set(folder.glob("best_*")) - {best_folder(folder, progress)}:
+                    shutil.rmtree(other)
         accelerator.free_memory()
 
     bar.close()
     if accelerator.is_main_process:
-        (folder / "best").rename(folder / "model")
+        best_folder(folder, progress).rename(folder / "model")
         shutil.rmtree(folder / "checkpoints")
     accelerator.wait_for_everyone()
 
@@ -610,6 +661,19 @@ def get_scores(
         data_args.dataloader_num_workers,
         on_predictions,
     )
+
+
+def check_localizer(folder: Path) -> Path:
+    """Makes sure that a folder holds a model of stage 1."""
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder / 'config.json'} does not exist: --localizer is the folder of a stage 1.")
+    num_labels = AAVSConfig.from_pretrained(folder).num_labels
+    if num_labels != 2:
+        raise ValueError(
+            f"--localizer {folder} has {num_labels} labels, expected the 2 of a stage 1: in a two-stage repository,"
+            " that is its folder localizer/."
+        )
+    return folder
 
 
 def store_masks(
@@ -655,7 +719,7 @@ def write_repository(args: TrainingArguments, stages: dict[int, Path], results: 
     shutil.copytree(stages.get(2, stages.get(1)), partial_folder)
     if len(stages) == 2:
         shutil.copytree(stages[1], partial_folder / "localizer")
-    make_model_card(results, args.hub_model_id or folder.name).save(partial_folder / "README.md")
+    make_model_card(results, args.hub_model_id or Path(args.output_dir).name).save(partial_folder / "README.md")
     shutil.rmtree(folder, ignore_errors=True)
     partial_folder.rename(folder)
     return folder
@@ -666,7 +730,7 @@ def draw_examples(repository: Path, clips: datasets.Dataset, store: Path) -> Ima
     """Of a clip of each subset the frame where most classes sound and, if there is one, a frame where others do."""
     model = AAVSForAudioVisualSegmentation.from_pretrained(repository)
     processor = AAVSProcessor.from_pretrained(repository, backend="pil")
-    collator = AVSCollator(processor, prompt="stage1", evaluation=True)
+    collator = AVSCollator(processor, prompt="stage1" if model.config.use_mask_prompt else None, evaluation=True)
     first_of_subset = {subset: index for index, subset in reversed(list(enumerate(clips["subset"])))}
     rows = []
     for clip in WithMasks(collator.prepare(clips.select(sorted(first_of_subset.values()))), store):
@@ -691,10 +755,10 @@ def draw_examples(repository: Path, clips: datasets.Dataset, store: Path) -> Ima
 
 
 def begin_run(args: TrainingArguments, arguments: dict) -> None:
-    """Refuses a folder that another run has written into, and one that has no room."""
+    """Refuses a folder that another run has trained in."""
     output_dir = Path(args.output_dir)
-    path = output_dir / "run.json"
-    if path.exists():
+    path, partial_path = output_dir / "run.json", output_dir / ".run.json"
+    if path.exists() and any(output_dir.glob("stage_*/*")):
         if args.resume_from_checkpoint != "latest":
             raise ValueError(
                 f"{output_dir} has a run already. --resume_from_checkpoint latest goes on with it; or choose another"
@@ -708,7 +772,8 @@ def begin_run(args: TrainingArguments, arguments: dict) -> None:
                 f" ({', '.join(str(before.get(name)) for name in changed)} there)."
             )
     output_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(arguments, indent=2))
+    partial_path.write_text(json.dumps(arguments, indent=2))
+    partial_path.replace(path)
 
 
 # Arguments that may change when a run goes on.
@@ -717,14 +782,15 @@ FREE_ARGUMENTS = ("resume_from_checkpoint", "checkpointing_steps", "report_to", 
 
 def main(argv: list[str] | None = None) -> None:
     data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    accelerator = Accelerator(log_with=args.report_to, project_dir=args.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
+    )
     arguments = {**asdict(data_args), **asdict(model_args), **asdict(args), "num_processes": accelerator.num_processes}
     output_dir = Path(args.output_dir)
     if accelerator.is_main_process:
         begin_run(args, {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS})
     if args.report_to is not None:
         accelerator.init_trackers("stepping_stones", {name: str(value) for name, value in arguments.items()})
-    stop = StopRequest()
 
     # Data: made or read by the main process first, the others find the cache.
     datasets.disable_progress_bars()
@@ -742,7 +808,12 @@ def main(argv: list[str] | None = None) -> None:
         if stage == 1:
             # The released program makes no update for a clip of MS3 in which nothing sounds.
             rows = Subset(
-                rows, [index for index, row in enumerate(rows) if row["subset"] != "v1m" or not is_silent(row)]
+                rows,
+                [
+                    index
+                    for index, subset in enumerate(clips["subset"])
+                    if subset != "v1m" or not is_silent(rows[index])
+                ],
             )
         if store is not None:
             rows = WithMasks(rows, store)
@@ -768,9 +839,14 @@ def main(argv: list[str] | None = None) -> None:
                 subsets = summarize_localization(scores).values()
                 return sum(subset["miou"] for subset in subsets) / len(subsets)
 
-            train(accelerator, args, 1, model, processor, batches, get_score, stop)
+            with StopRequest() as stop:
+                train(accelerator, args, 1, model, processor, batches, get_score, stop)
     elif args.localizer is not None:
-        stages[1] = Path(args.localizer)
+        stages[1] = check_localizer(Path(args.localizer))
+    elif data_args.train_prompts == "stage1":
+        raise ValueError(
+            "--train_prompts stage1 needs a stage 1: give its folder as --localizer, or train --stage all."
+        )
 
     # Between them: the masks of stage 1.
     stores = {}
@@ -805,7 +881,8 @@ def main(argv: list[str] | None = None) -> None:
                 )
                 return scores.results()["miou"]
 
-            train(accelerator, args, 2, model, processor, batches, get_score, stop)
+            with StopRequest() as stop:
+                train(accelerator, args, 2, model, processor, batches, get_score, stop)
         model = AAVSForAudioVisualSegmentation.from_pretrained(stages[2])
         processor = AAVSProcessor.from_pretrained(stages[2], backend="pil")
         prompts = {"masks of stage 1": stores.get("test"), "true masks": None} if prompted else {"no masks": None}
@@ -821,7 +898,8 @@ def main(argv: list[str] | None = None) -> None:
         partial_path.write_text(json.dumps(results, indent=2))
         partial_path.rename(output_dir / "all_results.json")
         logs = {f"stage {stage}": output_dir / f"stage_{stage}" / "log.csv" for stage in stages}
-        plot_curves({name: log for name, log in logs.items() if log.exists()}, output_dir / "curves.png")
+        if find_spec("matplotlib") is not None:  # the extra "viz"
+            plot_curves({name: log for name, log in logs.items() if log.exists()}, output_dir / "curves.png")
         if args.stage == "all":
             draw_examples(repository, clips["test"], stores["test"]).save(output_dir / "grid.png")
         pictures = ", ".join(str(path) for path in output_dir.glob("*.png"))

@@ -11,103 +11,818 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The training script, from its command line to its table, on a very small set."""
+"""The training script, from its command line to its repository, on very small sets."""
 
+import csv
 import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
+from stepping_stones_hf.cli import main as command_line
 from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.models.aavs.convert_aavs_original import rename_key
+from stepping_stones_hf.training import mask_store
+from stepping_stones_hf.training.evaluation import localize
+from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
+
+from . import fixed_points
+from .fixed_points import script
 
 
-REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "examples"))
-
-import train_stepping_stones as script  # noqa: E402
+@pytest.fixture(scope="module", autouse=True)
+def one_cpu_thread():
+    """A run in another process is to give the same bits."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory) -> Path:
-    clips = {"v1s": (4, 0, 3), "v1m": (2, 0, 2), "v2": (2, 0, 2)}
+    clips = {"v1s": (4, 1, 1), "v1m": (2, 1, 1), "v2": (0, 0, 1)}
     return make_mini_avsbench(tmp_path_factory.mktemp("data") / "mini", image_size=64, clips=clips)
 
 
-def run_script(*arguments: object) -> str:
-    command = [sys.executable, REPOSITORY / "examples" / "train_stepping_stones.py", *arguments]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def common(data_dir, tmp_path_factory) -> dict:
+    """Arguments of all runs."""
+    return {
+        "data_dir": data_dir,
+        "cache_audio_features": tmp_path_factory.mktemp("audio"),
+        "per_device_train_batch_size": 2,
+        "num_warmup_steps": 0,
+        "dataloader_num_workers": 0,
+        "config_overrides": "train_num_points=64,num_queries=4,encoder_feedforward_dim=32,dim_feedforward=32",
+    }
+
+
+def to_argv(arguments: dict) -> list[str]:
+    argv = []
+    for name, value in arguments.items():
+        argv += [f"--{name}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+    return argv
+
+
+def run(output_dir: Path, *arguments: dict) -> Path:
+    merged = {name: value for group in arguments for name, value in group.items()}
+    script.main(to_argv({"output_dir": output_dir, **merged}))
+    return output_dir
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def read_log(path: Path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_weights(output_dir: Path) -> dict[str, bytes]:
+    """Every byte of the repository's weights."""
+    return {
+        path.relative_to(output_dir).as_posix(): path.read_bytes()
+        for path in [*output_dir.glob("model/**/*.safetensors"), *output_dir.glob("stage_*/model/*.safetensors")]
+    }
+
+
+def assert_same_run(output_dir: Path, expected: Path) -> None:
+    assert read_weights(output_dir) == read_weights(expected)
+    assert len(read_weights(output_dir)) == 4
+    assert read_json(output_dir / "all_results.json") == read_json(expected / "all_results.json")
+    for stage in ("stage_1", "stage_2"):
+        assert read_log(output_dir / stage / "log.csv") == read_log(expected / stage / "log.csv")
+        assert not [*(output_dir / stage).glob("best_*")]
+
+
+# Against the released program ---------------------------------------------------------------------------------------
+
+
+def load_trajectory(stage: int, fixtures_dir: Path, request) -> dict:
+    """Inputs and targets of a clip, and what the released program's three steps of each half make of it."""
+    if stage == 2:
+        folder = fixtures_dir / "aavs_stage2"
+        tensors, training = load_file(folder / "inputs.safetensors"), load_file(folder / "training.safetensors")
+        return {
+            "folder": folder,
+            "images": tensors["raw_images_uint8"],
+            "audio_embeddings": tensors["audio_embedding"],
+            "prompt_masks": training["train_mask"].float(),
+            "mask_labels": [training[f"mask_labels.{frame}"].float() for frame in range(3)],
+            "class_labels": [training[f"class_labels.{frame}"] for frame in range(3)],
+            "losses": [training[f"half{half}_losses"].tolist() for half in (1, 2)],
+            "norms": None,
+            "after": [
+                {name.removeprefix(prefix): value for name, value in training.items() if name.startswith(prefix)}
+                for prefix in ("half1.", "half2.")
+            ],
+        }
+    folder = request.getfixturevalue("shared_dir") / "goldens" / "aavs_stage1"
+    tensors, trajectory = load_file(folder / "inputs.safetensors"), read_json(folder / "train_traj.json")
+    steps = [trajectory[half]["steps"] for half in ("half1", "half2")]
+    return {
+        "folder": folder,
+        "images": tensors["raw_images_uint8"],
+        "audio_embeddings": tensors["audio_embedding"],
+        "prompt_masks": None,
+        "mask_labels": [tensors[f"mask_labels.{frame}"] for frame in range(3)],
+        "class_labels": [tensors[f"class_labels.{frame}"] for frame in range(3)],
+        "losses": [[step["loss"] for step in half] for half in steps],
+        "norms": [[step["grad_norm_before_clip"] for step in half] for half in steps],
+        "after": [load_file(folder / f"after3steps_half{half}.safetensors") for half in (1, 2)],
+    }
+
+
+class OneClip:
+    """Stands in for `StepBatches`: epochs of three steps with the same clip."""
+
+    collator = SimpleNamespace(prompt=None)
+
+    def __init__(self, batch: dict):
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return 3
+
+    def epoch(self, epoch: int, first_step: int, end_step: int):
+        return [(self.batch,)] * (end_step - first_step)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_three_steps_of_each_half_are_those_of_the_released_program(
+    stage, fixtures_dir, request, tmp_path, monkeypatch
+):
+    expected = load_trajectory(stage, fixtures_dir, request)
+    folder, converted = expected["folder"], tmp_path / "converted"
+    arguments = ["--checkpoint", folder / "state_dict.safetensors", "--config", folder / "config.json"]
+    arguments += ["--preprocessor-config", folder / "preprocessor_config.json", "--stage", stage]
+    assert command_line(["convert", "--model", "aavs", *map(str, arguments), "--output", str(converted)]) == 0
+    config = read_json(converted / "config.json")
+    config["backbone_config"]["drop_path_rate"] = 0.0
+    (converted / "config.json").write_text(json.dumps(config))
+    processor = AAVSProcessor.from_pretrained(converted, backend="pil")
+
+    batch = {
+        "pixel_values": processor(images=list(expected["images"]), return_tensors="pt")["pixel_values"],
+        **{name: expected[name] for name in ("audio_embeddings", "mask_labels", "class_labels")},
+    }
+    if stage == 2:
+        batch["prompt_masks"] = expected["prompt_masks"]
+
+    def seed_each_step(model) -> None:
+        # The released program's steps were seeded so. Nothing draws before the loss.
+        seeds = iter(range(200, 203))
+        model.register_forward_pre_hook(lambda *_: torch.manual_seed(next(seeds)) and None)
+
+    def begin_again(model) -> None:
+        # Its second half was begun from the first half's beginning, adapters included.
+        model.load_state_dict(before)
+        seed_each_step(model)
+
+    after, norms = [], []
+    clip = Accelerator.clip_grad_norm_
+    monkeypatch.setattr(script, "renew_backbone_adapters", begin_again)
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *args: norms.append(clip(*args).item()))
+
+    def get_score(model) -> float:
+        after.append({name: value.detach().clone() for name, value in model.named_parameters()})
+        return float(len(after))
+
+    released = list(RELEASED_PARAMETERS[stage])
+    args = script.TrainingArguments(output_dir=str(tmp_path / "run"), lr_scheduler_type="constant", num_warmup_steps=0)
+    recipe = {"epochs": 2, "switch_epoch": 1, "learning_rate": 1e-3, "switch_learning_rate": 1e-4}
+    recipe |= {"parameters": released, "max_grad_norm": 0.01 if stage == 1 else None}
+    for name, value in recipe.items():
+        setattr(args, f"stage_{stage}_{name}", value)
+    (tmp_path / "run").mkdir()
+    model = AAVSForAudioVisualSegmentation.from_pretrained(converted)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seed_each_step(model)
+    script.train(Accelerator(), args, stage, model, processor, OneClip(batch), get_score, SimpleNamespace(number=None))
+
+    losses = [float(row["loss"]) for row in read_log(tmp_path / "run" / f"stage_{stage}" / "log.csv") if row["loss"]]
+    assert losses == pytest.approx(sum(expected["losses"], []), rel=1e-5)
+    assert norms == ([] if stage == 2 else pytest.approx(sum(expected["norms"], []), rel=1e-3))
+    for half in (0, 1):
+        assert expected["after"][half]
+        for name, value in expected["after"][half].items():
+            assert_close(
+                after[half][rename_key(name)], value, atol=1e-4, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    changed = [{name for name, value in half.items() if not torch.equal(value, before[name])} for half in after]
+    adapters = {name for name in before if re.search(BACKBONE_ADAPTERS, name)}
+    trained = {name for name in after[0] if any(re.search(pattern, name) for pattern in released)}
+    assert changed[0] == trained | adapters and changed[1] == trained | adapters
+    assert not any(after[0][name].any() for name in adapters)
+
+
+# Outputs -------------------------------------------------------------------------------------------------------------
+
+
+TWO_HALVES = {
+    **{f"stage_{stage}_epochs": 2 for stage in (1, 2)},
+    **{f"stage_{stage}_switch_epoch": 1 for stage in (1, 2)},
+    **{f"stage_{stage}_parameters": RELEASED_PARAMETERS[stage] for stage in (1, 2)},
+    "checkpointing_steps": 2,
+}
+STEPS = 3  # in an epoch of six clips
+
+
+def score_adapters(model) -> float:
+    """A score that is sure to rise at the switch, when the backbone's adapters begin to do something."""
+    return sum(
+        parameter.abs().sum().item()
+        for name, parameter in model.named_parameters()
+        if re.search(BACKBONE_ADAPTERS, name)
+    )
+
+
+def arrange(setattr) -> None:
+    """Scores that are sure to rise, and models whose figures are not zero."""
+    train = script.train
+    setattr(script, "train", lambda *args: train(*args[:-2], score_adapters, args[-1]))
+    setattr(script, "make_model", fixed_points.make_hopeful_model)
+
+
+@pytest.fixture
+def arranged(monkeypatch):
+    arrange(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
-def run(data_dir, tmp_path_factory) -> dict:
-    output_dir = tmp_path_factory.mktemp("run") / "out"
-    steps = ["--stage_1_steps", 2, "--stage_2_steps", 1, "--per_device_train_batch_size", 2, "--image_size", 64]
-    return {"stdout": run_script("--data_dir", data_dir, "--output_dir", output_dir, *steps), "output_dir": output_dir}
+def whole(common, tmp_path_factory) -> Path:
+    """A run that nothing interrupts."""
+    with pytest.MonkeyPatch.context() as patch:
+        arrange(patch.setattr)
+        return run(tmp_path_factory.mktemp("whole") / "out", common, TWO_HALVES)
 
 
-def test_the_table_is_printed_and_saved(run):
-    results = json.loads((run["output_dir"] / "all_results.json").read_text())
-    assert set(results["stage_1"]) == {"S4", "MS3", "V2"}
-    assert set(results["avss"]) == {"one stage", "stage 2, masks of stage 1", "stage 2, true masks"}
-    assert "| S4 |" in run["stdout"] and "| stage 2, true masks |" in run["stdout"]
-
-
-def test_a_two_stage_repository_is_written(run):
-    localizer = AAVSForAudioVisualSegmentation.from_pretrained(run["output_dir"] / "model", subfolder="localizer")
-    model = AAVSForAudioVisualSegmentation.from_pretrained(run["output_dir"] / "model")
-    assert (localizer.config.num_labels, localizer.config.use_mask_prompt) == (2, False)
-    assert (model.config.num_labels, model.config.use_mask_prompt) == (71, True)
-    for subfolder, localization in (("localizer", True), ("", False)):
-        processor = AAVSProcessor.from_pretrained(run["output_dir"] / "model", subfolder=subfolder)
-        assert processor.image_processor.localization is localization
+def test_the_repository_has_both_stages_and_their_processors(whole):
+    for subfolder, num_labels, prompted in (("localizer", 2, False), ("", 71, True)):
+        model = AAVSForAudioVisualSegmentation.from_pretrained(whole / "model", subfolder=subfolder)
+        processor = AAVSProcessor.from_pretrained(whole / "model", subfolder=subfolder)
+        assert (model.config.num_labels, model.config.use_mask_prompt) == (num_labels, prompted)
+        assert processor.image_processor.localization is (num_labels == 2)
         assert processor.image_processor.size.height == 64
 
 
-def test_a_mask_is_written_for_every_test_frame(run, data_dir):
-    test_clips = script.read_clips(data_dir)["test"]
-    masks = {path.relative_to(run["output_dir"] / "masks") for path in (run["output_dir"] / "masks").rglob("*.png")}
-    assert masks == {
-        Path(clip.subset, clip.uid, f"{index}.png") for clip in test_clips for index in range(clip.num_frames)
+def test_the_card_shows_the_measured_figures(whole):
+    results, card = read_json(whole / "all_results.json"), ModelCard.load(whole / "model" / "README.md")
+    assert card.data.library_name == "stepping_stones_hf"
+    assert set(results["stage_1"]) == {"S4", "MS3", "V2"}
+    assert set(results["stage_2"]) == {"masks of stage 1", "true masks"}
+    rows = {
+        cells[0]: cells[1:] for cells in (line.strip("|").split("|") for line in card.text.splitlines() if "|" in line)
     }
-    values = {value for path in masks for value in np.unique(np.array(Image.open(run["output_dir"] / "masks" / path)))}
-    assert values <= {0, 255}
+    rows = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
+    for figures in results.values():
+        for name, values in figures.items():
+            shown = {f"{value:.3f}" for value in values.values() if isinstance(value, float)}
+            assert rows[name] and set(rows[name]) <= shown
+            assert f"{values['miou']:.3f}" == rows[name][0]
 
 
-def test_the_picture_has_a_column_per_stage(run):
-    picture = np.array(Image.open(run["output_dir"] / "grid.png"))
-    assert picture.shape[1] == 670 and picture.std() > 10
+def test_the_log_has_a_row_a_step_and_a_score_an_epoch(whole):
+    for stage in (1, 2):
+        rows = read_log(whole / f"stage_{stage}" / "log.csv")
+        steps, scores = [row for row in rows if row["loss"]], [row for row in rows if row["score"]]
+        assert [int(row["step"]) for row in steps] == list(range(1, 2 * STEPS + 1))
+        assert [(int(row["step"]), int(row["epoch"])) for row in scores] == [(STEPS, 0), (2 * STEPS, 1)]
+        # A cosine in each half, from its own peak.
+        assert [float(steps[index]["learning_rate"]) for index in (0, STEPS)] == [1e-3, 1e-4]
 
 
-def test_a_saved_repository_is_evaluated_again_with_the_same_figures(run, data_dir, tmp_path):
-    model = run["output_dir"] / "model"
-    arguments = ["--data_dir", data_dir, "--output_dir", tmp_path, "--model_name_or_path", model]
-    run_script(*arguments, "--stage_1_steps", 0, "--stage_2_steps", 0)
-    first = json.loads((run["output_dir"] / "all_results.json").read_text())
-    second = json.loads((tmp_path / "all_results.json").read_text())
-    assert second["stage_1"] == {name: pytest.approx(values, abs=1e-6) for name, values in first["stage_1"].items()}
-    del first["avss"]["one stage"]
-    assert second["avss"] == pytest.approx(first["avss"], abs=1e-6)
+def test_pictures_are_drawn(whole):
+    for name in ("curves.png", "grid.png"):
+        assert np.asarray(Image.open(whole / name)).std() > 10
 
 
-def test_the_derangement_gives_every_sound_to_one_clip_of_other_classes(data_dir):
-    clips = [clip for clip in script.read_clips(data_dir)["test"] if clip.subset == "v1s"]
-    others = script.derange(clips, seed=0)
-    assert len(others) >= 2
-    assert len(set(others.values())) == len(others)
-    assert all(not clip.classes & other.classes for clip, other in others.items())
+def test_masks_are_complete_and_those_of_the_localizer(whole, data_dir):
+    args = script.DataArguments(data_dir=str(data_dir))
+    clips = script.load_clips(args, "avss")
+    localizer_hash = mask_store.hash_model_folder(whole / "model" / "localizer")
+    assert {path.name for path in (whole / "masks").iterdir()} == {"validation", "test"}
+    for split, num_frames in (("validation", 10), ("test", 20)):
+        manifest = mask_store.check_store(whole / "masks" / split, clips[split], localizer_hash)
+        masks = [np.asarray(Image.open(path)) for path in (whole / "masks" / split).rglob("*.png")]
+        assert manifest.num_frames == len(masks) == num_frames
+        assert set(np.unique(np.stack(masks))) <= {0, 255} and masks[0].shape == (64, 64)
+    assert manifest.scores == read_json(whole / "all_results.json")["stage_1"]
 
 
-def test_only_the_first_frame_of_a_training_clip_of_s4_is_annotated(data_dir):
-    clips = script.read_clips(data_dir)
-    assert {len(clip.annotated) for clip in clips["train"] if clip.subset == "v1s"} == {1}
-    assert {len(clip.annotated) for clip in clips["test"] if clip.subset == "v1s"} == {5}
-    assert {len(clip.annotated) for clip in clips["train"] if clip.subset == "v2"} == {10}
+# Interruptions -------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+def run_until(monkeypatch, owner, name: str, call: int, after: bool, when, output_dir: Path, *arguments: dict) -> None:
+    """Runs the script until it calls a function the `call`-th time with arguments that fulfil `when`."""
+    original, calls = getattr(owner, name), []
+
+    def replacement(*args, **kwargs):
+        if when(*args):
+            calls.append(args)
+        if len(calls) < call:
+            return original(*args, **kwargs)
+        if after:
+            original(*args, **kwargs)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, replacement)
+        run(output_dir, *arguments, {"resume_from_checkpoint": "latest"})
+
+
+def at(owner, name: str, call: int = 1, after: bool = False, when=lambda *_: True) -> tuple:
+    return owner, name, call, after, when
+
+
+def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tmp_path, monkeypatch, arranged):
+    points = [
+        at(script, "compute_gradients", call=2),  # before there is a checkpoint
+        at(Accelerator, "save_state", after=True),  # half a checkpoint
+        at(Path, "rename", when=lambda path, _: path.name == ".partial"),  # all but its name
+        at(Path, "rename", after=True, when=lambda path, _: path.name == ".partial"),
+        at(AAVSForAudioVisualSegmentation, "save_pretrained", after=True),  # half a best model
+        at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),  # a best model too many
+        at(script.shutil, "rmtree", when=lambda path, *_: path.name.startswith("epoch_")),  # a checkpoint too many
+        at(script, "compute_gradients", call=2),  # in the second half
+        at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),
+        at(script.shutil, "rmtree", when=lambda path, *_: path.name == "checkpoints"),  # after stage 1
+        at(script, "write_mask", call=3),
+        at(script, "complete_store", call=1),
+        at(script, "complete_store", call=2),
+        at(script, "compute_gradients", call=3),  # of stage 2
+        at(Path, "rename", when=lambda path, _: path.name == "best_1"),
+        at(script, "segment", call=2),  # in the evaluation of both
+        at(Path, "rename", when=lambda path, _: path.name == ".model.partial"),
+        at(script, "draw_examples"),
+    ]
+    for point in points:
+        run_until(monkeypatch, *point, tmp_path / "out", common, TWO_HALVES)
+    assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
+    assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"validation", "test"}
+
+
+def test_with_a_checkpoint_an_epoch_the_second_half_begins_again_from_the_first_ones_best(
+    whole, common, tmp_path, monkeypatch, arranged
+):
+    # The second half's best model is written, its checkpoint is not: what is newest is not what it began from.
+    epochs = {**TWO_HALVES, "checkpointing_steps": "epoch"}
+    for stage in (1, 2):
+        best = Path(f"stage_{stage}", "best_1")
+        point = at(script, "save_model", after=True, when=lambda *args, best=best: args[3].match(str(best)))
+        run_until(monkeypatch, *point, tmp_path / "out", common, epochs)
+        assert {path.name for path in (tmp_path / "out" / f"stage_{stage}").glob("best_*")} == {"best_0", "best_1"}
+    assert_same_run(run(tmp_path / "out", common, epochs, {"resume_from_checkpoint": "latest"}), whole)
+
+
+def test_signals_save_after_the_step_and_leave_with_their_exit_code(
+    whole, common, tmp_path, monkeypatch, arranged, capsys
+):
+    compute_gradients = script.compute_gradients
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    for stage, number in ((1, signal.SIGTERM), (2, signal.SIGINT)):
+
+        def interrupted(accelerator, model, *args, stage=stage, number=number):
+            if model.config.use_mask_prompt == (stage == 2):
+                os.kill(os.getpid(), number)
+            return compute_gradients(accelerator, model, *args)
+
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            patch.setattr(script, "compute_gradients", interrupted)
+            run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"})
+        assert stopped.value.code == 128 + number
+        assert f"Stopped and saved after step 1 of stage {stage}." in capsys.readouterr().err
+        assert script.find_checkpoint(tmp_path / "out" / f"stage_{stage}")[0].total_steps == 1
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
+
+
+KILLED = """
+import os, signal, sys
+from tests.examples.test_train_stepping_stones import arrange, script
+
+arrange(setattr)
+compute_gradients, steps = script.compute_gradients, iter(range(4))
+script.compute_gradients = lambda *args: (
+    compute_gradients(*args) if next(steps) < 3 else os.kill(os.getpid(), signal.SIGKILL)
+)
+script.torch.set_num_threads(1)
+script.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_in_another_one(whole, common, tmp_path, arranged):
+    argv = to_argv({"output_dir": tmp_path / "out", **common, **TWO_HALVES})
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *argv],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert script.find_checkpoint(tmp_path / "out" / "stage_1")[0].total_steps == STEPS
+    assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
+
+
+# Several processes ---------------------------------------------------------------------------------------------------
+
+
+def flatten(results: dict) -> dict:
+    flat = {}
+    for name, value in results.items():
+        values = flatten(value).items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}/{rest}": number for rest, number in values}
+    return flat
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_batch(common, tmp_path):
+    def arguments(name: str, batch_size: int, passes: int) -> list[str]:
+        steps = {"stage_1_max_steps": 2, "stage_2_max_steps": 2, "lr_scheduler_type": "constant"}
+        steps |= {"stage_1_learning_rate": 1e-4, "stage_2_learning_rate": 1e-4, "output_dir": tmp_path / name}
+        sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": passes}
+        return to_argv({**common, **steps, **sizes})
+
+    outputs = {name: tmp_path / f"{name}.safetensors" for name in ("one", "accumulated", "two")}
+    for name, batch_size, passes in (("one", 2, 1), ("accumulated", 1, 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            fixed_points.main(outputs[name], arguments(name, batch_size, passes), patch.setattr)
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    module = ["-m", "tests.examples.fixed_points", str(outputs["two"])]
+    done = subprocess.run(
+        [sys.executable, *launch, *module, *arguments("two", 1, 1)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+    one, *others = [load_file(output) for output in outputs.values()]
+    assert len(one["losses"]) == 4
+    assert [other["num_processes"].item() for other in others] == [1, 2]
+    results = read_json(tmp_path / "one" / "all_results.json")
+    assert all(figures["miou"] > 0 for figures in results["stage_2"].values())
+    for name, other in zip(("accumulated", "two"), others):
+        assert_close(other["losses"], one["losses"], rtol=1e-5, atol=0)
+        for step in range(4):
+            gradients, expected = other[f"gradients.{step}"], one[f"gradients.{step}"]
+            assert (gradients - expected).norm() <= 1e-5 * expected.norm(), f"{name}, step {step}"
+        assert flatten(read_json(tmp_path / name / "all_results.json")) == pytest.approx(flatten(results), abs=1e-5)
+
+
+def make_batches(clips: list, process: int, num_processes: int, batch_size: int, passes: int) -> script.StepBatches:
+    accelerator = SimpleNamespace(process_index=process, num_processes=num_processes, device=torch.device("cpu"))
+    args = script.TrainingArguments(per_device_train_batch_size=batch_size, gradient_accumulation_steps=passes)
+    return script.StepBatches(accelerator, args, clips, lambda batch: {"clips": torch.tensor(batch)}, num_workers=0)
+
+
+def test_a_step_has_the_same_clips_however_they_are_dealt_out():
+    def steps(num_processes: int, batch_size: int, passes: int, first: int = 0) -> list[list[int]]:
+        dealt = [
+            make_batches(range(20), process, num_processes, batch_size, passes).epoch(1, first, 3)
+            for process in range(num_processes)
+        ]
+        return [
+            [clip for step in processes for batch in step for clip in batch["clips"].tolist()]
+            for processes in zip(*dealt)
+        ]
+
+    whole_steps = steps(1, 6, 1)
+    assert [len(step) for step in whole_steps] == [6, 6, 6]
+    assert len(set(sum(whole_steps, []))) == 18
+    for dealt in ((1, 3, 2), (2, 3, 1), (3, 1, 2), (6, 1, 1)):
+        assert steps(*dealt) == whole_steps, dealt
+        assert steps(*dealt, first=1) == whole_steps[1:], dealt
+    batches = make_batches(range(20), 0, 1, 6, 1)
+    assert batches.order(0) != batches.order(1) and sorted(batches.order(0)) == list(range(20))
+
+
+def test_fewer_clips_than_fill_a_step_are_an_error():
+    with pytest.raises(ValueError, match="5 training clips do not fill a step of 6"):
+        make_batches(range(5), 0, 1, 3, 2)
+
+
+# Halves --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_second_half_begins_from_the_best_epoch_with_fresh_adapters(common, tmp_path, monkeypatch):
+    scores, epochs, begun = iter([0.5, 0.1, 0.3]), [], []
+    train, compute_gradients = script.train, script.compute_gradients
+
+    def get_score(model) -> float:
+        epochs.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(scores)
+
+    def record(accelerator, model, *args):
+        begun.append({name: value.clone() for name, value in model.state_dict().items()})
+        return compute_gradients(accelerator, model, *args)
+
+    monkeypatch.setattr(script, "train", lambda *args: train(*args[:-2], get_score, args[-1]))
+    monkeypatch.setattr(script, "compute_gradients", record)
+    halves = {"stage": 1, "stage_1_epochs": 3, "stage_1_switch_epoch": 2, "stage_1_parameters": RELEASED_PARAMETERS[1]}
+    output_dir = run(tmp_path / "out", common, halves)
+
+    adapters = {name for name in epochs[0] if re.search(BACKBONE_ADAPTERS, name)}
+    trained = {name for name in epochs[0] if any(re.search(pattern, name) for pattern in RELEASED_PARAMETERS[1])}
+    assert len(begun) == 3 * STEPS
+    for state in (*begun[: 2 * STEPS], *epochs[:2]):
+        assert not any(state[name].any() for name in adapters)
+    # From the best epoch, not from the last.
+    second = begun[2 * STEPS]
+    assert all(torch.equal(second[name], epochs[0][name]) for name in second.keys() - adapters)
+    assert any(not torch.equal(second[name], epochs[1][name]) for name in trained)
+    assert all(second[name].any() != name.endswith("bias") for name in adapters)
+    for before, after, expected in ((begun[0], epochs[1], trained), (second, epochs[2], trained | adapters)):
+        assert {name for name in before if not torch.equal(before[name], after[name])} == expected
+    # No later epoch was better than the first.
+    best = AAVSForAudioVisualSegmentation.from_pretrained(output_dir / "model").state_dict()
+    assert all(torch.equal(best[name], epochs[0][name]) for name in best)
+
+
+def test_without_patterns_the_first_half_trains_everything_but_the_adapters(common, tmp_path, monkeypatch):
+    models, optimizers = [], []
+    compute_gradients, adamw = script.compute_gradients, torch.optim.AdamW
+    monkeypatch.setattr(
+        script, "compute_gradients", lambda _, model, *args: models.append(model) or compute_gradients(_, model, *args)
+    )
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda parameters, **kwargs: optimizers.append(parameters) or adamw(parameters, **kwargs)
+    )
+    run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": STEPS + 1, "stage_1_switch_epoch": 1})
+    first, second = models[0], models[STEPS]
+    adapters = {name for name, _ in first.named_parameters() if re.search(BACKBONE_ADAPTERS, name)}
+    assert first is not second
+    assert not any(first.get_parameter(name).any() for name in adapters)
+    assert len(optimizers[1]) - len(optimizers[0]) == len(adapters)
+
+
+def test_a_switch_outside_of_the_epochs_is_an_error(common, tmp_path):
+    with pytest.raises(
+        ValueError, match="--stage_1_switch_epoch is 2, expected one from 1 to 1: .* 2 epochs of 3 steps"
+    ):
+        run(tmp_path / "out", common, {"stage_1_epochs": 2, "stage_1_switch_epoch": 2})
+
+
+# What a stage is given -----------------------------------------------------------------------------------------------
+
+
+class Given(BaseException):
+    """Ends a run where its training begins."""
+
+
+def capture(monkeypatch, stage: int, output_dir: Path, *arguments: dict) -> script.StepBatches:
+    """The batches that a stage would be trained on."""
+    train = script.train
+
+    def replacement(*args):
+        if args[2] == stage:
+            raise Given(args[5])
+        train(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Given) as given:
+        patch.setattr(script, "train", replacement)
+        run(output_dir, *arguments)
+    return given.value.args[0]
+
+
+def all_names(batches: script.StepBatches) -> set[str]:
+    return {name for step in range(len(batches)) for name in batches.names(0, step)}
+
+
+def first_batch(batches: script.StepBatches, epoch: int = 0) -> dict:
+    return next(iter(batches.epoch(epoch, 0, 1)))[0]
+
+
+def test_silent_clips_of_ms3_are_left_out_of_stage_1_alone(common, tmp_path, monkeypatch):
+    data_dir = make_mini_avsbench(tmp_path / "mini", image_size=64, clips={"v1s": (3, 1, 1), "v1m": (3, 1, 1)})
+    with open(data_dir / "metadata.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    silenced = {
+        next(f"{row['label']}/{row['uid']}" for row in rows if row["label"] == subset) for subset in ("v1s", "v1m")
+    }
+    for name in silenced:
+        for path in (data_dir / name / "labels_rgb").iterdir():
+            Image.new("RGB", (64, 64)).save(path)
+    everything = {f"{row['label']}/{row['uid']}" for row in rows}
+    settings = {**common, "data_dir": data_dir, "per_device_train_batch_size": 1}
+    stage_1 = all_names(capture(monkeypatch, 1, tmp_path / "1", settings))
+    assert everything - stage_1 == {name for name in silenced if name.startswith("v1m")}
+    assert all_names(capture(monkeypatch, 2, tmp_path / "2", settings, {"stage": 2})) == everything
+
+
+def test_prompts_of_training(whole, common, tmp_path, monkeypatch):
+    settings = {**common, "stage": 2, "localizer": whole / "model" / "localizer", "per_device_train_batch_size": 6}
+    batches = {
+        prompts: capture(monkeypatch, 2, tmp_path / prompts, settings, {"train_prompts": prompts})
+        for prompts in ("truth", "degraded", "stage1", "none")
+    }
+    given = {prompts: first_batch(batches[prompts]) for prompts in batches}
+    for mask, prompt, classes in zip(
+        given["truth"]["mask_labels"], given["truth"]["prompt_masks"], given["truth"]["class_labels"]
+    ):
+        assert torch.equal(mask[classes > 0].sum(0) > 0, prompt > 0)
+    assert "prompt_masks" not in given["none"]
+    assert not torch.equal(given["degraded"]["prompt_masks"], given["truth"]["prompt_masks"])
+    assert torch.equal(given["degraded"]["prompt_masks"], first_batch(batches["degraded"])["prompt_masks"])
+    batches["degraded"].collator.prompt.seed += 1
+    assert not torch.equal(given["degraded"]["prompt_masks"], first_batch(batches["degraded"])["prompt_masks"])
+    assert set(given["stage1"]["prompt_masks"].unique().tolist()) <= {0, 1}
+    # The store has a mask for each annotated frame of the training clips, and these are the prompts.
+    stored = [np.asarray(Image.open(path)) / 255 for path in (tmp_path / "stage1" / "masks" / "train").rglob("*.png")]
+    assert len(stored) == len(given["stage1"]["prompt_masks"]) == 4 + 2 * 5
+    assert sorted(mask.sum() for mask in stored) == sorted(given["stage1"]["prompt_masks"].sum((1, 2)).tolist())
+
+
+def test_degraded_prompts_change_from_epoch_to_epoch(common, tmp_path, monkeypatch):
+    seen, compute_gradients = [], script.compute_gradients
+    monkeypatch.setattr(
+        script, "compute_gradients", lambda *args: seen.append(args[2][0]["prompt_masks"]) or compute_gradients(*args)
+    )
+    settings = {"stage": 2, "stage_2_epochs": 2, "per_device_train_batch_size": 6, "train_prompts": "degraded"}
+    monkeypatch.setattr(script.StepBatches, "order", lambda self, epoch: list(range(6)))
+    run(tmp_path / "out", common, settings)
+    assert len(seen) == 2 and seen[0].shape == seen[1].shape and not torch.equal(*seen)
+
+
+def test_one_stage_takes_no_prompts(common, tmp_path):
+    steps = {"stage_1_max_steps": 1, "stage_2_max_steps": 1, "train_prompts": "none"}
+    output_dir = run(tmp_path / "out", common, steps)
+    assert set(read_json(output_dir / "all_results.json")["stage_2"]) == {"no masks"}
+    assert not AAVSForAudioVisualSegmentation.from_pretrained(output_dir / "model").config.use_mask_prompt
+    assert (output_dir / "grid.png").exists()
+
+
+def test_the_control_without_ears_hears_silence_in_training_and_evaluation(common, tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        script, "localize", lambda model, processor, inputs: heard.append(inputs) or localize(model, processor, inputs)
+    )
+    compute_gradients = script.compute_gradients
+    monkeypatch.setattr(
+        script, "compute_gradients", lambda *args: heard.append(args[2][0]) or compute_gradients(*args)
+    )
+    run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": 1, "sound": "silence"})
+    assert len(heard) > 3
+    assert {len(inputs["input_features"].unique()) for inputs in heard} == {1}
+
+
+def test_frames_can_be_shuffled_rather_than_clips(common, tmp_path, monkeypatch):
+    batches = capture(monkeypatch, 1, tmp_path / "out", common, {"split_clips": True})
+    assert len(batches.clips) == 4 + 2 * 5
+    assert len(first_batch(batches)["pixel_values"]) == 2
+
+
+def test_the_first_frame_of_s4_can_be_repeated(common, tmp_path, monkeypatch):
+    settings = {"first_frame": "repeat", "per_device_train_batch_size": 6}
+    assert len(first_batch(capture(monkeypatch, 1, tmp_path / "out", common, settings))["pixel_values"]) == 6 * 5
+
+
+# Configs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dump", [yaml.safe_dump, json.dumps], ids=["yaml", "json"])
+def test_the_command_line_overrides_a_config_file_and_that_the_defaults(tmp_path, dump):
+    path = tmp_path / "config"
+    values = {"stage": 1, "stage_1_epochs": 7, "stage_1_max_grad_norm": None, "split_clips": True, "seed": 5}
+    path.write_text(dump({**values, "stage_1_parameters": ["queries_embedder", "class_predictor"]}))
+    data_args, _, args = script.parse_arguments(["--config", str(path), "--seed", "6", "--stage_2_epochs", "4"])
+    assert (args.stage, args.stage_1_epochs, args.stage_1_max_grad_norm, args.seed) == ("1", 7, None, 6)
+    assert (args.stage_2_epochs, args.stage_2_max_grad_norm, data_args.split_clips) == (4, 1.0, True)
+    assert args.stage_1_parameters == ["queries_embedder", "class_predictor"]
+
+
+def test_a_config_file_with_an_unknown_argument_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("stage_1_epoch: 7\nstage_2_epochs: 7\n")
+    with pytest.raises(ValueError, match="config.yaml has arguments that there are not: stage_1_epoch.$"):
+        script.parse_arguments(["--config", str(path)])
+
+
+@pytest.mark.parametrize("text", ["stage: 3", "stage_1_epochs: many", "train_prompts: true"])
+def test_a_config_file_with_an_impossible_value_is_refused(tmp_path, text, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit):
+        script.parse_arguments(["--config", str(path)])
+    assert re.search(rf"argument --{text.split(':')[0]}\b.*: invalid", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "examples" / "configs").iterdir()), ids=lambda path: path.stem
+)
+def test_the_presets_are_read(path):
+    script.parse_arguments(["--config", str(path)])
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_steps(monkeypatch):
+    """All of this is to be known before the first step."""
+    monkeypatch.setattr(script, "compute_gradients", lambda *_: pytest.fail("a step was made"))
+
+
+@pytest.mark.usefixtures("no_steps")
+class TestBadInput:
+    def test_a_folder_without_the_data(self, common, tmp_path):
+        (tmp_path / "data").mkdir()
+        with pytest.raises((FileNotFoundError, ValueError), match=re.escape(str(tmp_path / "data"))):
+            run(tmp_path / "out", common, {"data_dir": tmp_path / "data"})
+
+    def test_the_next_attempt_may_have_other_arguments(self, common, tmp_path, monkeypatch):
+        with pytest.raises((FileNotFoundError, ValueError)):
+            run(tmp_path / "out", common, {"data_dir": tmp_path})
+        capture(monkeypatch, 1, tmp_path / "out", common)
+
+    def test_the_folder_of_another_run(self, whole, common):
+        with pytest.raises(ValueError, match="has a run already. --resume_from_checkpoint latest goes on with it"):
+            run(whole, common, TWO_HALVES)
+        changed = {"resume_from_checkpoint": "latest", "seed": 1}
+        with pytest.raises(ValueError, match=r"is the folder of another run: seed differ \(3407 there\)"):
+            run(whole, common, TWO_HALVES, changed)
+
+    def test_masks_of_another_localizer(self, whole, common, tmp_path):
+        (tmp_path / "out" / "masks").mkdir(parents=True)
+        for split in ("validation", "test"):
+            (tmp_path / "out" / "masks" / split).symlink_to(whole / "masks" / split)
+        other = tmp_path / "other"
+        AAVSForAudioVisualSegmentation.from_pretrained(whole / "model" / "localizer", init_std=0.5).save_pretrained(
+            other
+        )
+        with pytest.raises(
+            ValueError, match=r"masks/validation come from another first stage: .*whole.*stage_1/model"
+        ):
+            run(tmp_path / "out", common, {"stage": 2, "localizer": other})
+
+    def test_a_localizer_that_is_none(self, whole, common, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"--localizer .*model has 71 labels, expected the 2 of a stage 1.*localizer/"
+        ):
+            run(tmp_path / "out", common, {"stage": 2, "localizer": whole / "model"})
+        with pytest.raises(FileNotFoundError, match=r"config.json does not exist: --localizer"):
+            run(tmp_path / "out", common, {"stage": 2, "localizer": tmp_path / "nowhere"})
+        with pytest.raises(ValueError, match="--train_prompts stage1 needs a stage 1"):
+            run(tmp_path / "out", common, {"stage": 2, "train_prompts": "stage1"})
+
+    def test_a_model_to_start_from_of_the_other_stage(self, whole, common, tmp_path):
+        with pytest.raises(ValueError, match="has 2 labels and use_mask_prompt=False, expected 71 and True"):
+            run(tmp_path / "out", common, {"stage": 2, "model_name_or_path": whole / "model" / "localizer"})
+
+    def test_a_full_disk(self, common, tmp_path, monkeypatch):
+        usage = SimpleNamespace(total=2**40, used=2**40 - 2**20, free=2**20)
+        monkeypatch.setattr(script.shutil, "disk_usage", lambda folder: usage)
+        with pytest.raises(ValueError, match="out has room for 1 MiB, and the checkpoints of a stage need [0-9]+ MiB"):
+            run(tmp_path / "out", common)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_clips(common, tmp_path, monkeypatch):
+    make_model = script.make_model
+
+    def make_broken_model(*args, **kwargs):
+        model, processor = make_model(*args, **kwargs)
+        model.class_predictor.bias.data[0] = torch.nan
+        return model, processor
+
+    monkeypatch.setattr(script, "make_model", make_broken_model)
+    with pytest.raises(FloatingPointError, match="The loss of stage 1, step 0 is nan: ") as error:
+        run(tmp_path / "out", common, {"checkpointing_steps": 1})
+    monkeypatch.undo()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    batches = capture(monkeypatch, 1, tmp_path / "again", common)
+    assert str(error.value).endswith(": " + ", ".join(batches.names(0, 0)))
+    assert script.find_checkpoint(tmp_path / "out" / "stage_1")[1] is None

@@ -13,15 +13,18 @@
 # limitations under the License.
 """Views of clips, the rows that [`AVSCollator.prepare`] gives: other prompts, other sounds, frame by frame."""
 
+import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
 
+import datasets
 import numpy as np
 import soundfile
+from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Dataset
 
-from ..data.media import read_binary_mask
+from ..data.media import read_audio, read_binary_mask
 from .mask_store import mask_path
 
 
@@ -93,6 +96,74 @@ def make_silence(clips: Sequence[dict], sampling_rate: int = 16_000) -> dict[tup
     return {(row["subset"], row["video_id"]): files[row["num_frames"]] for row in rows}
 
 
+class WithNoise(Dataset):
+    """
+    Clips with white noise in place of their sound, as loud as it (the same root mean square) and drawn from the seed
+    and the clip's name.
+    """
+
+    def __init__(self, clips: Sequence[dict], seed: int, sampling_rate: int = 16_000):
+        self.clips, self.seed, self.sampling_rate = clips, seed, sampling_rate
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict:
+        clip = self.clips[index]
+        audio = clip["audio"]
+        waveform, _ = read_audio(audio["path"] if audio["bytes"] is None else audio["bytes"])
+        loudness = np.sqrt(np.mean(waveform.mean(axis=0) ** 2))
+        name = f"{self.seed}/{clip['subset']}/{clip['video_id']}"
+        generator = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()))
+        noise = loudness * generator.standard_normal(clip["num_frames"] * self.sampling_rate)
+        file = io.BytesIO()
+        # Floating point: the peaks of noise may lie beyond 1.
+        soundfile.write(file, noise, self.sampling_rate, format="WAV", subtype="FLOAT")
+        return {**clip, "audio": {"bytes": file.getvalue(), "path": None}}
+
+
+def read_classes(clips: datasets.Dataset) -> list[set[int]]:
+    """
+    What sounds in each clip of a dataset, as class indices: what its masks show and its metadata name. Of MS3 of
+    AVSBench-object neither is known: all sets are empty.
+    """
+    classes = [set(categories) for categories in clips["categories"]]
+    if "color_masks" in clips.column_names:
+        column = "semantic_masks" if "semantic_masks" in clips.column_names else "masks"
+        for sounding, row in zip(classes, clips.select_columns([column])):
+            sounding.update(*(np.unique(mask).tolist() for mask in row[column]))
+            sounding.discard(0)
+    return classes
+
+
+def shuffle_sounds(clips: Sequence[dict], classes: Sequence[set], seed: int) -> dict[tuple[str, str], dict]:
+    """
+    For [`WithSounds`]: for each clip the sound of another one of its subset, each sound for one clip.
+
+    Args:
+        clips (`Sequence[dict]`):
+            What [`AVSCollator.prepare`] returns.
+        classes (`Sequence[set]`):
+            What sounds in each clip. The two clips have none of them in common; clips that find no such partner are
+            left out, as few as can be.
+        seed (`int`):
+            What the choice is drawn from.
+    """
+    rows = [clips[index] for index in range(len(clips))]
+    random = np.random.default_rng(seed)
+    sounds = {}
+    for subset in sorted({row["subset"] for row in rows}):
+        members = [index for index, row in enumerate(rows) if row["subset"] == subset]
+        shared = np.array([[a == b or not classes[a].isdisjoint(classes[b]) for b in members] for a in members])
+        # A pair that is not allowed costs more than all that are allowed.
+        cost = random.random(shared.shape) + len(members) * shared
+        for clip, other in zip(*linear_sum_assignment(cost)):
+            if not shared[clip, other]:
+                row = rows[members[clip]]
+                sounds[row["subset"], row["video_id"]] = rows[members[other]]["audio"]
+    return sounds
+
+
 def read_truth(clip: dict) -> list[np.ndarray]:
     """What sounds in the annotated frames, each boolean `(height, width)`."""
     sources = [mask["path"] if mask["bytes"] is None else mask["bytes"] for mask in clip["masks"]]
@@ -104,4 +175,14 @@ def is_silent(clip: dict) -> bool:
     return not any(mask.any() for mask in read_truth(clip))
 
 
-__all__ = ["SingleFrames", "WithMasks", "WithSounds", "is_silent", "make_silence", "read_truth"]
+__all__ = [
+    "SingleFrames",
+    "WithMasks",
+    "WithNoise",
+    "WithSounds",
+    "is_silent",
+    "make_silence",
+    "read_classes",
+    "read_truth",
+    "shuffle_sounds",
+]

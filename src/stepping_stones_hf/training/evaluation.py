@@ -13,17 +13,31 @@
 # limitations under the License.
 """Scores of both stages over any number of processes: each reduces its frames to counts, which are then gathered."""
 
-from collections.abc import Callable, Sequence
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
+from transformers import BatchFeature
 
 from ..data.collator import AVSCollator
+from ..data.labels import CLASS_NAMES, color_to_index
+from ..data.layout import CONFIG_SUBSETS
+from ..data.media import load_image, open_image
 from ..metrics import binary_results, binary_statistics, semantic_results, semantic_statistics
+from ..models.aavs.image_processing_pil_aavs import AAVSImageProcessorPil, resize_bilinear, resize_nearest
+from ..models.aavs.processing_aavs import AAVSProcessor
+from ..models.vggish.feature_extraction_vggish import VGGishFeatureExtractor
+from .degrade import DegradedPrompts, calibrate_level
+from .mask_store import mask_path
 
 
 Frame = tuple[str, str, int]  # subset, video, index
@@ -35,24 +49,26 @@ class FrameScores:
 
     Args:
         num_classes (`int`, *optional*):
-            Number of classes of label maps. Without it predictions are the two scores of stage 1, background and
-            sounding, by the released program's rule (`"two_channel"`).
+            Number of classes of label maps. Without it predictions are scores of what sounds.
+        score_rule (`str`, *optional*, defaults to `"two_channel"`):
+            What such scores are: those of background and of what sounds, by the released program's rule, or else see
+            `binary_statistics`.
     """
 
-    def __init__(self, num_classes: int | None = None):
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int | None = None, score_rule: str = "two_channel"):
+        self.num_classes, self.score_rule = num_classes, score_rule
         self.statistics: dict[Frame, np.ndarray] = {}
 
     def add(
         self, frames: Sequence[Frame], predictions: Sequence[np.ndarray], label_maps: Sequence[np.ndarray]
     ) -> None:
         """
-        Adds frames with their predictions, label maps `(height, width)` or scores `(2, height, width)`, and their
-        true label maps `(height, width)`.
+        Adds frames with their predictions, label maps `(height, width)` or scores `(2, height, width)` (of other
+        rules `(height, width)`), and their true label maps `(height, width)`.
         """
         for frame, prediction, label_map in zip(frames, predictions, label_maps, strict=True):
             if self.num_classes is None:
-                self.statistics[frame] = binary_statistics(prediction, label_map, score_rule="two_channel")
+                self.statistics[frame] = binary_statistics(prediction, label_map, self.score_rule)
             else:
                 self.statistics[frame] = semantic_statistics(prediction, label_map, self.num_classes)
 
@@ -61,19 +77,52 @@ class FrameScores:
         gathered = gather_object([self.statistics])
         self.statistics = {frame: counts for statistics in gathered for frame, counts in statistics.items()}
 
+    def select(self, videos: Iterable[tuple[str, str]]) -> "FrameScores":
+        """The frames of some videos, named by subset and video."""
+        videos = set(videos)
+        selected = FrameScores(self.num_classes, self.score_rule)
+        selected.statistics = {frame: counts for frame, counts in self.statistics.items() if frame[:2] in videos}
+        return selected
+
+    @property
+    def videos(self) -> set[tuple[str, str]]:
+        """Subset and name of each video."""
+        return {frame[:2] for frame in self.statistics}
+
     @property
     def subsets(self) -> list[str]:
-        return sorted({subset for subset, _, _ in self.statistics})
+        """Which there are, in the papers' order: S4, MS3, V2."""
+        return sorted({subset for subset, _, _ in self.statistics}, key=CONFIG_SUBSETS["avss"].index)
 
     def results(self, subset: str | None = None, **options) -> dict:
-        """The results of all frames, or of those of one subset: see `semantic_results` and `binary_results`."""
+        """
+        The results of all frames, or of those of one subset: see `semantic_results` and `binary_results`. Those of
+        label maps have `silent_frames` too.
+        """
         frames = sorted(frame for frame in self.statistics if subset in (None, frame[0]))
         videos = [frame[:2] for frame in frames]
         numbers = np.cumsum([0, *(video != last for last, video in zip(videos, videos[1:]))])
         statistics = [self.statistics[frame] for frame in frames]
         if self.num_classes is None:
             return binary_results(statistics, numbers, **options)
-        return semantic_results(statistics, numbers, self.num_classes, **options)
+        results = semantic_results(statistics, numbers, self.num_classes, **options)
+        return results | {"silent_frames": count_silence(statistics)}
+
+
+def count_silence(statistics: Sequence[np.ndarray]) -> dict[str, float]:
+    """`silent_frames` of `binary_results`, of the `semantic_statistics` of frames."""
+    marked = []  # of each silent frame the share of pixels that are not predicted as background
+    for counts in statistics:
+        classes, _, labelled, *predicted = counts[1:].reshape(-1, 6).astype(np.int64).T
+        if not labelled[classes > 0].any():
+            predicted = np.sum(predicted, axis=0)
+            marked.append(predicted[classes > 0].sum() / predicted.sum())
+    marked = np.array(marked)
+    return {
+        "count": len(marked),
+        "correct_silence_rate": float((marked == 0).mean()) if len(marked) else math.nan,
+        "false_alarm_area": float(marked.mean()) if len(marked) else math.nan,
+    }
 
 
 def localize(model, processor, inputs) -> torch.Tensor:
@@ -106,6 +155,7 @@ def evaluate(
     batch_size: int = 1,
     num_workers: int = 0,
     on_predictions: Callable[[list[Frame], torch.Tensor], None] | None = None,
+    prompt_scores: FrameScores | None = None,
 ) -> FrameScores:
     """
     Scores the predictions for all annotated frames of clips, each process for its share of the clips.
@@ -125,6 +175,8 @@ def evaluate(
             Clips in a batch, and processes that read them.
         on_predictions (`Callable`, *optional*):
             Called with the names of a batch's frames and their predictions.
+        prompt_scores ([`FrameScores`], *optional*):
+            Of probabilities, where the prompts of stage 2 are added: how good a first stage they come from.
 
     Returns:
         [`FrameScores`]: `scores`, with the frames of all processes.
@@ -136,10 +188,142 @@ def evaluate(
         with accelerator.autocast():
             predictions = predict(inputs.to(accelerator.device))
         scores.add(frames, predictions.cpu().numpy(), label_maps.numpy())
+        if prompt_scores is not None:
+            prompt_scores.add(frames, inputs["prompt_masks"].cpu().numpy(), (label_maps > 0).numpy())
         if on_predictions is not None:
             on_predictions(frames, predictions)
     scores.gather()
+    if prompt_scores is not None:
+        prompt_scores.gather()
     return scores
 
 
-__all__ = ["FrameScores", "evaluate", "localize", "make_prompts", "segment"]
+class LabelCollator(AVSCollator):
+    """
+    Of clips, what [`AVSCollator.prepare`] returns, the true label maps alone, without frames and sound; and the masks
+    that another system wrote, `<subset>/<video_id>/<frame>.png`, frames counted from 0, resized to the labels' size.
+
+    Args:
+        image_processor ([`AAVSImageProcessorPil`]):
+            Makes the label maps.
+        folder (`str` or `PathLike`, *optional*):
+            The folder of the masks, for `predictions` `(frames, label height, label width)`: with `localization`
+            scores from 0 to 1 of 8-bit gray, resized bilinearly; else class indices (modes L and P) or the colours of
+            AVSBench (RGB), resized by nearest neighbour.
+    """
+
+    def __init__(self, image_processor: AAVSImageProcessorPil, folder: str | os.PathLike | None = None):
+        super().__init__(AAVSProcessor(image_processor, VGGishFeatureExtractor()), evaluation=True)
+        self.folder = folder
+
+    def __call__(self, clips: list[dict]) -> BatchFeature:
+        """
+        Returns:
+            [`BatchFeature`] with **frames**, for each its subset, video and index, **label_maps** `(frames, label
+            height, label width)` and, with a folder, **predictions**.
+
+        Raises:
+            `FileNotFoundError`, `ValueError`: as [`count_predictions`]; also if a mask is damaged, or has indices or
+            colours that are no class.
+        """
+        image_processor = self.processor.image_processor
+        frames = [(clip["subset"], clip["video_id"], index) for clip in clips for index in clip["mask_frame_indices"]]
+        label_maps = image_processor.prepare_label_maps([label for clip in clips for label in self._read_maps(clip)])
+        inputs = BatchFeature({"frames": frames, "label_maps": label_maps})
+        if self.folder is not None:
+            size, localizes = tuple(label_maps.shape[1:]), image_processor.localization
+            predictions = [read_prediction(mask_path(self.folder, *frame), size, localizes) for frame in frames]
+            inputs["predictions"] = torch.stack(predictions)
+        return inputs
+
+
+def open_prediction(path: Path, localizes: bool) -> Image.Image:
+    """Opens a mask that another system wrote; its pixels are not decoded yet."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist. Every annotated frame of the split needs <subset>/<video_id>/<frame>.png, with"
+            " the subset v1s, v1m or v2 and frames counted from 0."
+        )
+    image = open_image(path)
+    modes = {"L": "8-bit gray scores"} if localizes else {"L": "class indices", "P": "class indices", "RGB": "colours"}
+    if image.format != "PNG" or image.mode not in modes:
+        expected = " or ".join(f"{mode} ({meaning})" for mode, meaning in modes.items())
+        raise ValueError(f"{path} should be PNG of the mode {expected}, got {image.format} of the mode {image.mode}.")
+    return image
+
+
+def read_prediction(path: Path, size: tuple[int, int], localizes: bool) -> torch.Tensor:
+    """A mask that another system wrote, `(height, width)`: scores from 0 to 1, or class indices."""
+    image = load_image(open_prediction(path, localizes), path)
+    if localizes:
+        return resize_bilinear(torch.from_numpy(np.asarray(image) / np.float32(255))[None], size)[0]
+    indices = color_to_index(image, path=path) if image.mode == "RGB" else np.asarray(image)
+    if indices.max() >= len(CLASS_NAMES):
+        raise ValueError(f"{path} has the class index {indices.max()}, expected 0 to {len(CLASS_NAMES) - 1}.")
+    return torch.from_numpy(resize_nearest(indices, size))
+
+
+def count_predictions(folder: str | os.PathLike, clips: Iterable[Mapping], localizes: bool) -> Counter:
+    """
+    Opens the masks that [`LabelCollator`] will read of a folder, and counts them by their size `(height, width)`.
+
+    Raises:
+        `FileNotFoundError`: one is missing.
+        `ValueError`: one is not a PNG file of the kind that is expected.
+    """
+    sizes = Counter()
+    for clip in clips:
+        for index in clip["mask_frame_indices"]:
+            with open_prediction(mask_path(folder, clip["subset"], clip["video_id"], index), localizes) as image:
+                sizes[image.height, image.width] += 1
+    return sizes
+
+
+def calibrate_prompts(
+    clips: Sequence[dict], image_processor: AAVSImageProcessorPil, target_iou: float, seed: int
+) -> DegradedPrompts:
+    """
+    Degraded true masks with a wanted mean IoU in each subset of given clips, at the size of the labels.
+
+    Args:
+        clips (`Sequence[dict]`):
+            What [`AVSCollator.prepare`] returns.
+        image_processor ([`AAVSImageProcessorPil`]):
+            That of the stage 2 that will be prompted.
+        target_iou (`float`), seed (`int`):
+            See `calibrate_level`.
+
+    Raises:
+        `ValueError`: as `calibrate_level`; the error names the subset.
+    """
+    collator = LabelCollator(image_processor)
+    by_subset = {}
+    for index in range(len(clips)):
+        by_subset.setdefault(clips[index]["subset"], []).append(index)
+
+    def read_masks(indices: list[int]) -> Iterator[tuple[str, int, np.ndarray]]:
+        for index in indices:
+            inputs = collator([clips[index]])
+            for (_, video_id, frame), label_map in zip(inputs["frames"], inputs["label_maps"].numpy()):
+                yield video_id, frame, label_map > 0
+
+    levels = {}
+    for subset, indices in by_subset.items():
+        try:
+            levels[subset] = calibrate_level(read_masks(indices), target_iou, seed)
+        except ValueError as error:
+            raise ValueError(f"Subset {subset}: {error}") from error
+    return DegradedPrompts(levels, seed)
+
+
+__all__ = [
+    "FrameScores",
+    "LabelCollator",
+    "calibrate_prompts",
+    "count_predictions",
+    "count_silence",
+    "evaluate",
+    "localize",
+    "make_prompts",
+    "segment",
+]

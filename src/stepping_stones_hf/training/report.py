@@ -13,18 +13,32 @@
 # limitations under the License.
 """Figures of a trained model, by both protocols: AVSBench's, averaged over frames, and CAVP's (with a star)."""
 
+import csv
+import io
+import math
+
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..data.labels import CLASS_NAMES
 from .evaluation import FrameScores
 
 
 SUBSET_NAMES = {"v1s": "S4", "v1m": "MS3", "v2": "V2"}
 LOCALIZATION_FIGURES = ("miou", "fscore", "miou_star", "fscore_star")
-SEMANTIC_FIGURES = ("miou", "fscore", "miou_no_background", "miou_star", "fscore_star", "miou_seen")
+SEMANTIC_FIGURES = (
+    "miou",
+    "fscore",
+    "miou_no_background",
+    "fscore_no_background",
+    "miou_star",
+    "fscore_star",
+    "miou_seen",
+)
 HEADER = {
     "miou": "mIoU",
     "fscore": "F",
     "miou_no_background": "mIoU without background",
+    "fscore_no_background": "F without background",
     "miou_star": "mIoU*",
     "fscore_star": "F*",
     "miou_seen": "mIoU of seen classes",
@@ -56,21 +70,82 @@ def summarize_localization(scores: FrameScores) -> dict[str, dict[str, float]]:
     results = {subset: scores.results(subset) for subset in scores.subsets}
     return {
         SUBSET_NAMES[subset]: {name: float(result[name]) for name in LOCALIZATION_FIGURES}
-        | {"silent_frames": result["silent_frames"], "num_videos": result["num_videos"]}
+        | {"silent_frames": without_nan(result["silent_frames"]), "num_videos": result["num_videos"]}
         for subset, result in results.items()
     }
+
+
+def without_nan(figures: dict[str, float]) -> dict[str, float | None]:
+    """Figures of silent frames where there are none: JSON has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 def summarize_semantics(scores: FrameScores) -> dict[str, float]:
     """Figures of label maps over all subsets."""
     results = scores.results()
-    return {name: float(results[name]) for name in SEMANTIC_FIGURES} | {"num_videos": results["num_videos"]}
+    return {name: float(results[name]) for name in SEMANTIC_FIGURES} | {
+        "silent_frames": without_nan(results["silent_frames"]),
+        "num_videos": results["num_videos"],
+    }
+
+
+def summarize_evaluation(scores: dict[str, dict[str, FrameScores]], first_stage: dict[str, FrameScores]) -> dict:
+    """
+    Figures of any number of methods.
+
+    Args:
+        scores (`dict[str, dict[str, FrameScores]]`):
+            By method and sound: `own`, and others under which only some of the clips need be there.
+        first_stage (`dict[str, FrameScores]`):
+            By method the scores of the prompts of stage 2, where there are any.
+
+    Returns:
+        `dict`:
+        - **localization** -- by method what [`summarize_localization`] gives;
+        - **semantics** -- by method what [`summarize_semantics`] gives, and as `first_stage_iou` the mean IoU of the
+          prompts of each subset;
+        - **other_sounds** -- by method, sound and subset (`all` for label maps) the figures with that sound, and as
+          `own_sound` those of the same clips with their own.
+    """
+
+    def summarize(scores: FrameScores) -> dict[str, dict]:
+        return summarize_localization(scores) if scores.num_classes is None else {"all": summarize_semantics(scores)}
+
+    results = {"localization": {}, "semantics": {}, "other_sounds": {}}
+    for method, by_sound in scores.items():
+        own = by_sound["own"]
+        if own.num_classes is None:
+            results["localization"][method] = summarize(own)
+        else:
+            results["semantics"][method] = summarize(own)["all"]
+        if method in first_stage:
+            ious = {subset: row["miou"] for subset, row in summarize_localization(first_stage[method]).items()}
+            results["semantics"][method]["first_stage_iou"] = ious
+        for sound, other in by_sound.items():
+            if sound != "own":
+                own_figures = summarize(own.select(other.videos))
+                rows = {name: row | {"own_sound": own_figures[name]} for name, row in summarize(other).items()}
+                results["other_sounds"].setdefault(method, {})[sound] = rows
+    return results
+
+
+def format_table(header: list[str], rows: list[list], percent: bool = False) -> str:
+    """A table in Markdown. Floats have three decimals, or with `percent` are made percentages of two."""
+
+    def format_cell(value) -> str:
+        if value is None:
+            return "–"
+        if not isinstance(value, float):
+            return str(value)
+        return f"{100 * value:.2f}" if percent else f"{value:.3f}"
+
+    lines = [f"| {' | '.join(map(format_cell, row))} |" for row in [header, *rows]]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def format_rows(title: str, figures: tuple[str, ...], rows: dict[str, dict]) -> str:
-    lines = [f"| {title} | {' | '.join(HEADER[name] for name in figures)} |", "|---" * (len(figures) + 1) + "|"]
-    lines += [f"| {row} | {' | '.join(f'{values[name]:.3f}' for name in figures)} |" for row, values in rows.items()]
-    return "\n".join(lines)
+    header = [title, *(HEADER[name] for name in figures)]
+    return format_table(header, [[row, *(values[name] for name in figures)] for row, values in rows.items()])
 
 
 def make_table(results: dict[str, dict]) -> str:
@@ -89,6 +164,77 @@ def make_table(results: dict[str, dict]) -> str:
     return "\n\n".join(format_rows(*titles[stage], rows) for stage, rows in results.items())
 
 
+def make_evaluation_tables(results: dict) -> str:
+    """
+    Tables of an evaluation in Markdown, in percent as in papers.
+
+    Args:
+        results (`dict`):
+            What [`summarize_evaluation`] gives.
+
+    Returns:
+        `str`.
+    """
+    localized = [
+        (method, subset, figures)
+        for method, rows in results["localization"].items()
+        for subset, figures in rows.items()
+    ]
+    semantics = [(method, "all", figures) for method, figures in results["semantics"].items()]
+    parts = []
+    if localized:
+        header = ["what sounds", "subset", *(HEADER[name] for name in LOCALIZATION_FIGURES)]
+        rows = [[method, subset, *(row[name] for name in LOCALIZATION_FIGURES)] for method, subset, row in localized]
+        parts += ["## Localisation", format_table(header, rows, percent=True)]
+    if semantics:
+        header = ["label maps", *(HEADER[name] for name in SEMANTIC_FIGURES)]
+        rows = [[method, *(row[name] for name in SEMANTIC_FIGURES)] for method, _, row in semantics]
+        parts += ["## AVSS", format_table(header, rows, percent=True)]
+    prompted = {method: row["first_stage_iou"] for method, _, row in semantics if "first_stage_iou" in row}
+    if prompted:
+        subsets = list(next(iter(prompted.values())))
+        rows = [[method, *ious.values(), sum(ious.values()) / len(ious)] for method, ious in prompted.items()]
+        parts += ["## IoU of the prompts", format_table(["label maps", *subsets, "mean"], rows, percent=True)]
+    rows = [[method, subset, *row["silent_frames"].values()] for method, subset, row in localized + semantics]
+    header = ["method", "subset", "silent frames", "left unmarked", "area marked"]
+    parts += ["## Silent frames", format_table(header, rows, percent=True)]
+    rows = [
+        [method, subset, sound, row["num_videos"]]
+        + [row[name] for name in ("miou", "fscore")]
+        + [row["own_sound"][name] for name in ("miou", "fscore")]
+        for method, sounds in results["other_sounds"].items()
+        for sound, subsets in sounds.items()
+        for subset, row in subsets.items()
+    ]
+    if rows:
+        header = ["method", "subset", "sound", "clips", "mIoU", "F", "mIoU, own sound", "F, own sound"]
+        parts += ["## Other sounds", format_table(header, rows, percent=True)]
+    return "\n\n".join(parts)
+
+
+def make_class_table(methods: dict[str, FrameScores]) -> str:
+    """
+    IoU and F of each class by both protocols, as csv; of stage 1 for each subset. There the protocol that averages
+    over frames leaves the background out.
+    """
+    file = io.StringIO()
+    figures = ("iou", "fscore", "iou_star", "fscore_star")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["method", "subset", "class", "name", "frames", *figures])
+    for method, scores in methods.items():
+        for subset in scores.subsets if scores.num_classes is None else [None]:
+            results = scores.results(subset)
+            per_class, names, frames = results["per_class"], CLASS_NAMES, results.get("frames_per_class")
+            if scores.num_classes is None:
+                names, frames = ("background", "sounding"), ("", results["num_frames"])
+                per_class |= {"iou": (math.nan, results["miou"]), "fscore": (math.nan, results["fscore"])}
+            for index, name in enumerate(names):
+                values = [per_class[figure][index] for figure in figures]
+                values = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
+                writer.writerow([method, SUBSET_NAMES.get(subset, "all"), index, name, frames[index], *values])
+    return file.getvalue()
+
+
 def make_model_card(results: dict[str, dict], name: str) -> ModelCard:
     """The model card of a two-stage repository with its measured figures."""
     data = ModelCardData(
@@ -100,4 +246,13 @@ def make_model_card(results: dict[str, dict], name: str) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{CARD.format(name=name, table=make_table(results))}")
 
 
-__all__ = ["make_model_card", "make_table", "summarize_localization", "summarize_semantics"]
+__all__ = [
+    "format_table",
+    "make_class_table",
+    "make_evaluation_tables",
+    "make_model_card",
+    "make_table",
+    "summarize_evaluation",
+    "summarize_localization",
+    "summarize_semantics",
+]

@@ -64,10 +64,13 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[nn.Paramete
 
 @torch.no_grad()
 def switch_off_backbone_adapters(model: AAVSForAudioVisualSegmentation) -> None:
-    """Sets the backbone's adapters to zero, weights and biases: being residual, they become the identity."""
+    """
+    Sets the backbone's adapters to zero, weights and biases, and freezes them: being residual, they become the
+    identity.
+    """
     for name, parameter in model.named_parameters():
         if re.search(BACKBONE_ADAPTERS, name):
-            parameter.zero_()
+            parameter.zero_().requires_grad_(False)
 
 
 @torch.no_grad()

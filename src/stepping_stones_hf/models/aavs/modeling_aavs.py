@@ -45,7 +45,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPreTrainedModel,
     Mask2FormerSinePositionEmbedding,
 )
-from transformers.models.swin.modeling_swin import SwinDropPath
+from transformers.models.swin.modeling_swin import SwinDropPath, SwinStage
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -574,6 +574,13 @@ class AAVSPreTrainedModel(Mask2FormerPreTrainedModel):
         # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
         # which are the ones that `_init_weights` is written for (here and in Mask2Former).
         return False
+
+    def _set_gradient_checkpointing(self, *args, **kwargs):
+        super()._set_gradient_checkpointing(*args, **kwargs)
+        # Their blocks are checkpointed already: a checkpointed stage would compute each block a third time.
+        for module in self.modules():
+            if isinstance(module, SwinStage):
+                module.gradient_checkpointing = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -1,0 +1,391 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Evaluates checkpoints of either stage, and masks that other systems wrote, by the protocols of AVSBench and of CAVP.
+
+    accelerate launch examples/evaluate_stepping_stones.py --model runs/mini/model --data_dir runs/mini/mini-avsbench \
+        --prompts stage1 low high oracle --counterfactuals shuffled silence noise --output_dir runs/mini/evaluation
+
+In the folder of the evaluation are
+
+    table.md         figures in percent, as in Tables D1 and D2 of the supplement of Stepping Stones (Ma et al., 2024)
+    results.json     all of them, from 0 to 1, with the arguments
+    per_class.csv    IoU and F of each class by both protocols
+    stage1_masks/    the masks of stage 1: a store for --stage1_masks_dir
+    predictions/     with --save_predictions the label maps, as --predictions_dir takes them
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator
+from huggingface_hub import snapshot_download
+from torch.utils.data import Dataset
+from transformers import AutoConfig, HfArgumentParser
+
+from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSImageProcessorPil, AAVSProcessor
+from stepping_stones_hf.data import AVSCollator, load_avsbench
+from stepping_stones_hf.data.avsbench import to_png
+from stepping_stones_hf.data.labels import CLASS_NAMES
+from stepping_stones_hf.training.clips import (
+    WithMasks,
+    WithNoise,
+    WithSounds,
+    make_silence,
+    read_classes,
+    shuffle_sounds,
+)
+from stepping_stones_hf.training.degrade import QUALITIES
+from stepping_stones_hf.training.evaluation import (
+    Frame,
+    FrameScores,
+    LabelCollator,
+    calibrate_prompts,
+    count_predictions,
+    evaluate,
+    localize,
+    make_prompts,
+    segment,
+)
+from stepping_stones_hf.training.mask_store import (
+    Manifest,
+    begin_store,
+    check_store,
+    complete_store,
+    hash_clips,
+    hash_model_folder,
+    mask_path,
+    partial_store,
+    write_mask,
+)
+from stepping_stones_hf.training.report import (
+    make_class_table,
+    make_evaluation_tables,
+    summarize_evaluation,
+    summarize_localization,
+)
+
+
+# Names of the methods. Stage 2 is one for each kind of prompt.
+STAGE_1 = "stage 1"
+ONE_STAGE = "one stage"
+STAGE_2 = {
+    "stage1": "stage 2, masks of stage 1",
+    "low": "stage 2, low masks",
+    "high": "stage 2, high masks",
+    "oracle": "stage 2, true masks",
+}
+
+
+@dataclass
+class EvaluationArguments:
+    data_dir: str = field(metadata={"help": "Copy of AVSBench, or its export to Parquet."})
+    output_dir: str = field(metadata={"help": "Folder of the evaluation."})
+    model: str | None = field(
+        default=None, metadata={"help": "Two-stage repository or checkpoint of one stage: a folder, or on the Hub."}
+    )
+    localizer: str | None = field(default=None, metadata={"help": "Stage 1. Default: localizer/ of the model."})
+    predictions_dir: list[str] | None = field(
+        default=None,
+        metadata={"help": "Folders with masks of other systems, <subset>/<video_id>/<frame>.png, frames from 0 on."},
+    )
+    dataset: str = field(
+        default="avss", metadata={"help": "avss, or s4 and ms3 for stage 1 alone.", "choices": ["s4", "ms3", "avss"]}
+    )
+    split: str = field(
+        default="test", metadata={"help": "Split of the data.", "choices": ["train", "validation", "test"]}
+    )
+    prompts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts of stage 2: the masks of stage 1 (default), true masks, or these with the errors of a"
+            " stage 1 of low or high quality.",
+            "choices": list(STAGE_2),
+        },
+    )
+    stage1_masks_dir: str | None = field(
+        default=None, metadata={"help": "Store with the masks of stage 1, which then does not run."}
+    )
+    counterfactuals: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Other sounds to hear too: that of a clip of other classes, none, or noise as loud as the sound.",
+            "choices": ["shuffled", "silence", "noise"],
+        },
+    )
+    label_size: int | None = field(
+        default=None, metadata={"help": "Height and width of labels where there is no model to say so. Default: 224."}
+    )
+    unknown_color: str = field(
+        default="error", metadata={"help": "Colours off the palette: error, or background as in the released program."}
+    )
+    save_predictions: bool = field(default=False, metadata={"help": "Keep the label maps."})
+    cache_audio_features: str | None = field(default=None, metadata={"help": "Folder that keeps log-mel patches."})
+    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Clips per process and pass."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read clips; 0 for none."})
+    seed: int = field(default=3407, metadata={"help": "Seed of low and high masks, shuffling and noise."})
+
+
+# What is evaluated ---------------------------------------------------------------------------------------------------
+
+
+def find_folder(name: str) -> Path:
+    """A folder, or the local copy of a repository on the Hub."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"{name} is no folder, and no repository of the Hub can be had: {error}") from error
+
+
+def get_kind(folder: Path) -> str:
+    """Which stage a checkpoint is."""
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type != "aavs" or config.num_labels not in (2, len(CLASS_NAMES)):
+        raise ValueError(
+            f"{folder} has a model of the type {config.model_type!r} with {config.num_labels} labels, expected 'aavs'"
+            f" with 2 (stage 1) or the {len(CLASS_NAMES)} of AVSBench."
+        )
+    return STAGE_1 if config.num_labels == 2 else "stage 2" if config.use_mask_prompt else ONE_STAGE
+
+
+def find_stages(args: EvaluationArguments) -> tuple[Path | None, Path | None, list[str | None]]:
+    """The folders of stage 1 and of stage 2 (or one stage), where there are any, and the prompts of the latter."""
+    if args.model is None and args.predictions_dir is None:
+        raise ValueError("There is nothing to evaluate: give --model or --predictions_dir.")
+    folder = None if args.model is None else find_folder(args.model)
+    kind = "masks of other systems" if folder is None else get_kind(folder)
+    unused = ["counterfactuals"] if folder is None else ["label_size"]
+    if kind not in ("stage 2", ONE_STAGE):
+        unused += ["localizer"]
+    if kind not in ("stage 2", ONE_STAGE) or args.dataset != "avss":
+        unused += ["save_predictions"]
+    if kind != "stage 2" or args.dataset != "avss":
+        unused += ["prompts", "stage1_masks_dir"]
+    given = ", ".join(f"--{name}" for name in unused if getattr(args, name))
+    if given:
+        what = kind if folder is None else f"--model {folder}, which is {kind},"
+        raise ValueError(f"{given} cannot be used with {what} on --dataset {args.dataset}.")
+    if folder is None or kind == STAGE_1:
+        return folder, None, []
+    localizer = folder / "localizer" if args.localizer is None else find_folder(args.localizer)
+    if args.localizer is None and not localizer.is_dir():
+        localizer = None
+    elif get_kind(localizer) != STAGE_1:
+        raise ValueError(f"{localizer} is {get_kind(localizer)}, expected stage 1, with 2 labels.")
+    if args.dataset != "avss":
+        if localizer is None:
+            raise ValueError(
+                f"{folder} is {kind} without localizer/, but --dataset {args.dataset} takes stage 1: give --localizer."
+            )
+        return localizer, None, []
+    if kind == ONE_STAGE:
+        return localizer, folder, [None]
+
+    prompts = args.prompts or ["stage1"]
+    if "stage1" in prompts and localizer is None and args.stage1_masks_dir is None:
+        raise ValueError(
+            f"{folder} is stage 2 without localizer/: give --localizer or the masks of one (--stage1_masks_dir), or"
+            " leave stage1 out of --prompts."
+        )
+    if args.stage1_masks_dir is not None and ("stage1" not in prompts or args.counterfactuals):
+        raise ValueError(
+            "--stage1_masks_dir is for --prompts stage1 with the clips' own sound: leave out it or --counterfactuals."
+        )
+    return localizer, folder, prompts
+
+
+@dataclass
+class Stage:
+    folder: Path
+    model: AAVSForAudioVisualSegmentation
+    processor: AAVSProcessor
+
+    @classmethod
+    def load(cls, folder: Path | None, accelerator: Accelerator) -> "Stage | None":
+        if folder is None:
+            return None
+        model = AAVSForAudioVisualSegmentation.from_pretrained(folder).to(accelerator.device).eval()
+        return cls(folder, model, AAVSProcessor.from_pretrained(folder, backend="pil"))
+
+
+def load_clips(args: EvaluationArguments) -> datasets.Dataset:
+    if any(Path(args.data_dir, args.dataset).glob("*.parquet")):
+        return datasets.load_dataset(args.data_dir, args.dataset, split=args.split)
+    return load_avsbench(args.dataset, args.data_dir, args.split, unknown_color=args.unknown_color)
+
+
+def change_sound(rows: Dataset, sound: str, clips: datasets.Dataset, seed: int) -> Dataset:
+    if sound == "own":
+        return rows
+    if sound == "silence":
+        return WithSounds(rows, make_silence(rows))
+    if sound == "noise":
+        return WithNoise(rows, seed)
+    classes = read_classes(clips)
+    if not any(classes):
+        raise ValueError("Neither masks nor metadata say what sounds: shuffling MS3 needs AVSBench-semantic.")
+    sounds = shuffle_sounds(rows, classes, seed)
+    if not sounds:
+        raise ValueError("No clip has other classes than another one of its subset: their sounds cannot be shuffled.")
+    return WithSounds(rows, sounds)
+
+
+# Results -------------------------------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    partial_path = path.with_name(f".{path.name}.partial")
+    partial_path.write_text(text, encoding="utf-8")
+    os.replace(partial_path, path)
+
+
+def keep_masks(folder: Path, frames: list[Frame], scores: torch.Tensor) -> None:
+    for frame, mask in zip(frames, make_prompts(scores).cpu().numpy()):
+        write_mask(mask_path(folder, *frame), mask)
+
+
+def keep_label_maps(folder: Path, frames: list[Frame], label_maps: torch.Tensor) -> None:
+    for frame, label_map in zip(frames, label_maps.cpu().numpy()):
+        path = mask_path(folder, *frame)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(to_png(label_map)["bytes"])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = HfArgumentParser(EvaluationArguments, description=__doc__).parse_args_into_dataclasses(argv)
+    accelerator = Accelerator()
+    datasets.disable_progress_bars()
+    output_dir = Path(args.output_dir)
+    localizes = args.dataset != "avss"
+
+    # What can be known to be wrong stops here, before anything is computed.
+    localizer_dir, model_dir, prompts = find_stages(args)
+    folders = {Path(folder).resolve().name: Path(folder) for folder in args.predictions_dir or []}
+    if len(folders) < len(args.predictions_dir or []):
+        raise ValueError(f"--predictions_dir names methods after its folders: {list(folders)} come twice.")
+    with accelerator.main_process_first():
+        clips = load_clips(args)
+    identities = clips.select_columns(["subset", "video_id", "num_frames"])
+    if args.stage1_masks_dir is not None:
+        localizer_hash = None if localizer_dir is None else hash_model_folder(localizer_dir)
+        check_store(args.stage1_masks_dir, identities, localizer_hash)
+    localizer, model = Stage.load(localizer_dir, accelerator), Stage.load(model_dir, accelerator)
+    label_size = {"height": args.label_size or 224, "width": args.label_size or 224}
+    if args.model is not None:
+        label_size = dict((model or localizer).processor.image_processor.label_size)
+    image_processor = AAVSImageProcessorPil(localization=localizes, label_size=label_size)
+    annotated = clips.select_columns(["subset", "video_id", "mask_frame_indices"])
+    for name, folder in folders.items():
+        sizes = count_predictions(folder, annotated, localizes)
+        resized = sizes.total() - sizes[tuple(label_size.values())]
+        if resized:
+            how = "bilinearly" if localizes else "by nearest neighbour"
+            accelerator.print(f"{name}: {resized} of {sizes.total()} masks are resized {how} to {label_size}.")
+    rows = LabelCollator(image_processor).prepare(clips)
+    sounds = {sound: change_sound(rows, sound, clips, args.seed) for sound in ("own", *args.counterfactuals)}
+    make_collator = partial(AVSCollator, cache_dir=args.cache_audio_features, evaluation=True)
+    collators = {}
+    for prompt in prompts:
+        source = "truth" if prompt == "oracle" else prompt
+        if prompt in ("low", "high"):
+            source = calibrate_prompts(rows, model.processor.image_processor, QUALITIES[prompt], args.seed)
+        collators[prompt] = make_collator(model.processor, source)
+
+    scores: dict[str, dict[str, FrameScores]] = {}  # by method and sound
+    first_stage: dict[str, FrameScores] = {}  # of the prompts of stage 2, by method
+    loading = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
+    get_scores = partial(evaluate, accelerator, **loading)
+    for name, folder in folders.items():
+        frame_scores = FrameScores(None if localizes else len(CLASS_NAMES), "probability")
+        collator = LabelCollator(image_processor, folder)
+        scores[name] = {"own": get_scores(rows, collator, lambda inputs: inputs["predictions"], frame_scores)}
+
+    for sound, heard in sounds.items():
+        # Stage 1: which pixels sound?
+        masks_dir = args.stage1_masks_dir
+        if localizer is not None and masks_dir is None:
+            masks_dir = partial_store(output_dir / "stage1_masks")
+            if accelerator.is_main_process:
+                begin_store(output_dir / "stage1_masks")
+            accelerator.wait_for_everyone()
+            scores.setdefault(STAGE_1, {})[sound] = get_scores(
+                heard,
+                make_collator(localizer.processor),
+                partial(localize, localizer.model, localizer.processor),
+                FrameScores(),
+                on_predictions=partial(keep_masks, masks_dir),
+            )
+            if sound == "own":
+                masks_dir = output_dir / "stage1_masks"
+                if accelerator.is_main_process:
+                    own_scores = scores[STAGE_1]["own"]
+                    manifest = Manifest(
+                        localizer=str(localizer.folder),
+                        localizer_hash=hash_model_folder(localizer.folder),
+                        clips_hash=hash_clips(identities),
+                        num_frames=len(own_scores.statistics),
+                        soft=False,
+                        scores=summarize_localization(own_scores),
+                    )
+                    complete_store(masks_dir, manifest)
+                accelerator.wait_for_everyone()
+
+        # Stage 2, or one stage: and what are they?
+        for prompt, collator in collators.items():
+            method = STAGE_2.get(prompt, ONE_STAGE)
+            options = {}
+            if sound == "own" and prompt is not None:
+                first_stage[method] = options["prompt_scores"] = FrameScores(score_rule="probability")
+            if sound == "own" and args.save_predictions:
+                folder = output_dir / "predictions" / (prompt or "one_stage")
+                options["on_predictions"] = partial(keep_label_maps, partial_store(folder))
+                if accelerator.is_main_process:
+                    begin_store(folder)
+                accelerator.wait_for_everyone()
+            scores.setdefault(method, {})[sound] = get_scores(
+                WithMasks(heard, masks_dir) if prompt == "stage1" else heard,
+                collator,
+                partial(segment, model.model, model.processor),
+                FrameScores(len(CLASS_NAMES)),
+                **options,
+            )
+            if "on_predictions" in options and accelerator.is_main_process:
+                shutil.rmtree(folder, ignore_errors=True)
+                partial_store(folder).rename(folder)
+
+    if accelerator.is_main_process:
+        arguments = asdict(args) | {"label_size": label_size["height"]}
+        results = summarize_evaluation(scores, first_stage)
+        tables = make_evaluation_tables(results)
+        own = {method: by_sound["own"] for method, by_sound in scores.items()}
+        output_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial_store(output_dir / "stage1_masks"), ignore_errors=True)
+        write_text(output_dir / "table.md", tables + "\n")
+        write_text(output_dir / "per_class.csv", make_class_table(own))
+        write_text(output_dir / "results.json", json.dumps({"arguments": arguments, **results}, indent=2) + "\n")
+        print(f"\n{tables}\n\nResults: {output_dir}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Run by a test, on one process or by `accelerate launch` on several: the training script with fixed points in the loss
+and plain gradient descent, so that steps differ by rounding alone (AdamW divides small gradients by themselves).
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import train_stepping_stones as script  # noqa: E402
+
+
+def fixed_rand(*size, **options) -> torch.Tensor:
+    """Points of the loss `(rows, points, 2)`: the same for every row, of which a process has only some."""
+    assert len(size) == 3 and size[-1] == 2, f"{size} is not the shape of points"
+    return torch.empty(size[1:]).uniform_(generator=torch.Generator().manual_seed(size[1])).repeat(size[0], 1, 1)
+
+
+def descend(parameters, lr: float, **options) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=lr)
+
+
+def make_hopeful_model(*args, **kwargs) -> tuple:
+    """A model of stage 2 that sees background: at random it would see classes that there are not, and score zero."""
+    model, processor = original_make_model(*args, **kwargs)
+    if model.config.num_labels > 2:
+        model.class_predictor.bias.data[0] += 4
+    return model, processor
+
+
+original_make_model = script.make_model
+
+
+def record_steps(output: Path):
+    """`compute_gradients`, which also writes the loss and all gradients of each step."""
+    steps = []
+
+    def compute_gradients(accelerator, model, *arguments):
+        result = original(accelerator, model, *arguments)
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        steps.append((result[0], torch.cat([gradient.flatten() for gradient in gradients])))
+        if accelerator.is_main_process:
+            losses = torch.tensor([loss for loss, _ in steps], dtype=torch.float64)
+            names = {f"gradients.{index}": gradient for index, (_, gradient) in enumerate(steps)}
+            save_file({"num_processes": torch.tensor(accelerator.num_processes), "losses": losses} | names, output)
+        return result
+
+    original = script.compute_gradients
+    return compute_gradients
+
+
+def main(output: Path, arguments: list[str], setattr) -> None:
+    """Runs the script with `arguments`; `setattr` replaces what is random."""
+    setattr(torch, "rand", fixed_rand)
+    setattr(torch.optim, "AdamW", descend)
+    setattr(script, "make_model", make_hopeful_model)
+    setattr(script, "compute_gradients", record_steps(output))
+    script.main(arguments)
+
+
+if __name__ == "__main__":
+    assert Accelerator().num_processes == 2
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2:], setattr)

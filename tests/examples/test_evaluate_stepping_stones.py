@@ -1,0 +1,449 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import HfArgumentParser
+
+from stepping_stones_hf import (
+    AAVSForAudioVisualSegmentation,
+    AAVSImageProcessorPil,
+    AAVSProcessor,
+    VGGishConfig,
+    VGGishFeatureExtractor,
+)
+from stepping_stones_hf.data import AVSCollator, load_avsbench
+from stepping_stones_hf.data.labels import CLASS_NAMES, index_to_color
+from stepping_stones_hf.data.media import read_audio
+from stepping_stones_hf.data.mini import LOOKS, make_mini_avsbench
+from stepping_stones_hf.metrics import semantic_results, semantic_statistics
+from stepping_stones_hf.training.clips import WithNoise, read_classes, shuffle_sounds
+from stepping_stones_hf.training.degrade import QUALITIES
+from stepping_stones_hf.training.evaluation import FrameScores, LabelCollator, localize
+
+from ..models.aavs.conftest import make_config
+
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "examples" / "evaluate_stepping_stones.py"
+PAGE = REPOSITORY / "docs" / "source" / "reading_the_results.md"
+sys.path.insert(0, str(SCRIPT.parent))
+
+import evaluate_stepping_stones as script  # noqa: E402
+
+
+SIZE = {"height": 64, "width": 64}
+STAGE_2 = "stage 2, masks of stage 1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    clips = {"v1s": (0, 0, 3), "v1m": (0, 0, 2), "v2": (0, 0, 1)}
+    return make_mini_avsbench(tmp_path_factory.mktemp("data") / "mini", image_size=64, clips=clips)
+
+
+def save_model(folder: Path, seed: int, **values) -> None:
+    """A model whose predictions differ from frame to frame; label maps have the classes of mini-AVSBench."""
+    localizes = values["num_labels"] == 2
+    torch.manual_seed(seed)
+    audio_config = VGGishConfig(conv_channels=[4, 4, 8, 8], conv_depths=[1, 1, 1, 1], hidden_size=16)
+    model = AAVSForAudioVisualSegmentation(make_config(audio_config=audio_config, **values))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        if not localizes:
+            other = [index for index, name in enumerate(CLASS_NAMES) if index and name not in list(LOOKS)[:8]]
+            model.class_predictor.weight *= 6
+            model.class_predictor.bias[[*other, 71]] -= 8
+    model.save_pretrained(folder)
+    image_processor = AAVSImageProcessorPil(localization=localizes, size=SIZE, label_size=SIZE, post_process_size=SIZE)
+    AAVSProcessor(image_processor, VGGishFeatureExtractor()).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "two_stages"
+    save_model(folder, 0, num_labels=71, use_mask_prompt=True)
+    save_model(folder / "localizer", 1, num_labels=2, apply_output_projection=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stage_2_dir(model_dir) -> Path:
+    return shutil.copytree(model_dir, model_dir.parent / "stage_2", ignore=shutil.ignore_patterns("localizer"))
+
+
+@pytest.fixture(scope="module")
+def one_stage_dir(model_dir) -> Path:
+    save_model(model_dir.parent / "one_stage", 2, num_labels=71)
+    return model_dir.parent / "one_stage"
+
+
+@pytest.fixture(scope="module")
+def clips(data_dir, on_the_cpu) -> datasets.Dataset:
+    return load_avsbench("avss", data_dir, "test")
+
+
+def run(data_dir: Path, output_dir: Path, *arguments) -> dict:
+    script.main([str(argument) for argument in ("--data_dir", data_dir, "--output_dir", output_dir, *arguments)])
+    return json.loads((output_dir / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluation(data_dir, model_dir, tmp_path_factory) -> Path:
+    output_dir = tmp_path_factory.mktemp("run") / "evaluation"
+    arguments = ["--prompts", "stage1", "low", "high", "oracle", "--counterfactuals", "shuffled", "silence"]
+    run(data_dir, output_dir, "--model", model_dir, "--save_predictions", *arguments)
+    return output_dir
+
+
+@pytest.fixture(scope="module")
+def results(evaluation) -> dict:
+    return json.loads((evaluation / "results.json").read_text())
+
+
+def read_label_maps(clips: datasets.Dataset) -> dict[tuple, np.ndarray]:
+    """The true label maps by frame."""
+    collator = LabelCollator(AAVSImageProcessorPil(label_size=SIZE))
+    rows = collator.prepare(clips)
+    batch = collator([rows[index] for index in range(len(rows))])
+    return dict(zip(batch["frames"], batch["label_maps"].numpy()))
+
+
+def read_masks(folder: Path, frames) -> list[np.ndarray]:
+    return [np.asarray(Image.open(Path(folder, subset, video, f"{index}.png"))) for subset, video, index in frames]
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_stage_1_is_scored_by_subset(results, clips, model_dir):
+    localizer = AAVSForAudioVisualSegmentation.from_pretrained(model_dir / "localizer").eval()
+    processor = AAVSProcessor.from_pretrained(model_dir / "localizer", backend="pil")
+    collator = AVSCollator(processor, evaluation=True)
+    scores = FrameScores()
+    for clip in clips:
+        inputs = collator([clip])
+        frames, label_maps = inputs.pop("frames"), inputs.pop("label_maps")
+        scores.add(frames, localize(localizer, processor, inputs).numpy(), label_maps.numpy())
+    figures = results["localization"]["stage 1"]
+    assert list(figures) == ["S4", "MS3", "V2"]
+    for name, subset in (("S4", "v1s"), ("MS3", "v1m"), ("V2", "v2")):
+        expected = scores.results(subset)
+        for figure in ("miou", "fscore", "miou_star", "fscore_star", "num_videos"):
+            assert figures[name][figure] == pytest.approx(expected[figure], abs=1e-6), (name, figure)
+
+
+def test_label_maps_are_scored_as_they_are_saved(results, evaluation, clips):
+    label_maps = read_label_maps(clips)
+    frames = sorted(label_maps)
+    for prompt, method in script.STAGE_2.items():
+        predictions = read_masks(evaluation / "predictions" / prompt, frames)
+        statistics = [semantic_statistics(mask, label_maps[frame]) for mask, frame in zip(predictions, frames)]
+        expected = semantic_results(statistics, np.arange(len(frames)))
+        for name, value in results["semantics"][method].items():
+            if name in expected and name != "num_videos":
+                assert value == pytest.approx(expected[name]), (method, name)
+        silent = np.array([not label_maps[frame].any() for frame in frames])
+        marked = np.array([(mask > 0).mean() for mask in predictions])[silent]
+        assert silent.any()
+        assert results["semantics"][method]["silent_frames"] == pytest.approx(
+            {"count": silent.sum(), "correct_silence_rate": np.mean(marked == 0), "false_alarm_area": marked.mean()}
+        )
+
+
+def test_the_table_has_the_figures_in_percent(results, evaluation):
+    lines = (evaluation / "table.md").read_text().splitlines()
+    figures = results["localization"]["stage 1"]["MS3"]
+    values = [f"{100 * figures[name]:.2f}" for name in ("miou", "fscore", "miou_star", "fscore_star")]
+    assert f"| stage 1 | MS3 | {' | '.join(values)} |" in lines
+    figures = results["semantics"][STAGE_2]
+    names = ("miou", "fscore", "miou_no_background", "fscore_no_background", "miou_star", "fscore_star", "miou_seen")
+    assert f"| {STAGE_2} | {' | '.join(f'{100 * figures[name]:.2f}' for name in names)} |" in lines
+    assert "| stage 1 | S4 | 0 | – | – |" in lines
+
+
+def test_the_table_of_classes_gives_their_means(results, evaluation):
+    with open(evaluation / "per_class.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    of_stage_2 = [row for row in rows if row["method"] == STAGE_2]
+    assert tuple(row["name"] for row in of_stage_2) == CLASS_NAMES
+    for column, figure in (("iou", "miou"), ("fscore", "fscore"), ("iou_star", "miou_star")):
+        mean = np.mean([float(row[column]) for row in of_stage_2])
+        assert mean == pytest.approx(results["semantics"][STAGE_2][figure], abs=1e-6)
+    fscores = [float(row["fscore_star"]) for row in of_stage_2 if row["fscore_star"]]
+    assert len(fscores) < 71
+    assert np.mean(fscores) == pytest.approx(results["semantics"][STAGE_2]["fscore_star"], abs=1e-6)
+    background, sounding = [row for row in rows if (row["method"], row["subset"]) == ("stage 1", "V2")]
+    figures = results["localization"]["stage 1"]["V2"]
+    assert float(sounding["iou"]) == pytest.approx(figures["miou"], abs=1e-6) and background["iou"] == ""
+    mean = (float(background["iou_star"]) + float(sounding["iou_star"])) / 2
+    assert mean == pytest.approx(figures["miou_star"], abs=1e-6)
+
+
+# Prompts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", ["low", "high", "oracle"])
+def test_prompts_have_the_wanted_iou_in_each_subset(results, quality):
+    ious = results["semantics"][script.STAGE_2[quality]]["first_stage_iou"]
+    assert ious == pytest.approx(dict.fromkeys(("S4", "MS3", "V2"), QUALITIES[quality]), abs=0.0025)
+
+
+def test_prompts_reach_the_model(evaluation, clips):
+    frames = sorted(read_label_maps(clips))
+    by_prompt = [np.stack(read_masks(evaluation / "predictions" / prompt, frames)) for prompt in script.STAGE_2]
+    assert all((first != second).any() for first, second in zip(by_prompt, by_prompt[1:]))
+
+
+def test_a_store_stands_in_for_stage_1(results, evaluation, data_dir, model_dir, stage_2_dir, tmp_path):
+    store = evaluation / "stage1_masks"
+    for model in (model_dir, stage_2_dir):
+        of_store = run(data_dir, tmp_path / model.name, "--model", model, "--stage1_masks_dir", store)
+        assert of_store["semantics"] == {STAGE_2: results["semantics"][STAGE_2]}
+        assert of_store["localization"] == {}
+
+
+def test_a_store_of_another_stage_1_is_refused(evaluation, data_dir, model_dir, tmp_path):
+    save_model(tmp_path / "other", 3, num_labels=2, apply_output_projection=False)
+    store = evaluation / "stage1_masks"
+    with pytest.raises(ValueError, match="another first stage"):
+        arguments = ["--localizer", tmp_path / "other", "--stage1_masks_dir", store]
+        run(data_dir, tmp_path / "out", "--model", model_dir, *arguments)
+
+
+# Masks of other systems ----------------------------------------------------------------------------------------------
+
+
+def test_own_label_maps_as_indices_or_colours_score_as_the_model(results, evaluation, data_dir, tmp_path):
+    palette = evaluation / "predictions" / "stage1"
+    for path in palette.rglob("*.png"):
+        for name in ("gray", "colours"):
+            copy = tmp_path / name / path.relative_to(palette)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            indices = np.array(Image.open(path))
+            Image.fromarray(indices if name == "gray" else index_to_color(indices)).save(copy)
+    folders = [palette, tmp_path / "gray", tmp_path / "colours"]
+    entered = run(data_dir, tmp_path / "out", "--predictions_dir", *folders, "--label_size", 64)
+    expected = {name: value for name, value in results["semantics"][STAGE_2].items() if name != "first_stage_iou"}
+    assert entered["semantics"] == dict.fromkeys(("stage1", "gray", "colours"), expected)
+
+
+def test_own_masks_of_stage_1_score_as_the_model(results, evaluation, data_dir, model_dir, tmp_path):
+    arguments = ["--model", model_dir / "localizer", "--predictions_dir", evaluation / "stage1_masks"]
+    entered = run(data_dir, tmp_path, "--dataset", "ms3", *arguments)["localization"]
+    assert entered["stage 1"]["MS3"] == results["localization"]["stage 1"]["MS3"]
+    for figure in ("miou", "miou_star", "fscore_star", "silent_frames"):
+        assert entered["stage1_masks"]["MS3"][figure] == pytest.approx(entered["stage 1"]["MS3"][figure])
+
+
+def test_masks_of_another_size_are_resized_and_it_is_said(evaluation, data_dir, tmp_path, capsys):
+    folder = shutil.copytree(evaluation / "predictions" / "stage1", tmp_path / "masks")
+    path = next(folder.rglob("*.png"))
+    Image.open(path).resize((128, 32), Image.Resampling.NEAREST).save(path)
+    run(data_dir, tmp_path / "out", "--predictions_dir", folder, "--label_size", 64)
+    assert "masks: 1 of 35 masks are resized by nearest neighbour" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dataset", "damage", "message"),
+    [
+        ("avss", lambda path: path.unlink(), "{path} does not exist"),
+        ("avss", lambda path: path.write_bytes(b""), "{path} is empty"),
+        ("avss", lambda path: Image.new("RGBA", (64, 64)).save(path), "{path} should be .* got PNG of the mode RGBA"),
+        ("avss", lambda path: Image.new("L", (64, 64)).save(path, "JPEG"), "{path} should be .* got JPEG"),
+        ("avss", lambda path: Image.new("L", (64, 64), 71).save(path), "{path} has the class index 71"),
+        ("avss", lambda path: Image.new("RGB", (64, 64), (1, 2, 3)).save(path), "{path}: 4096 of 4096 pixels"),
+        ("ms3", lambda path: Image.new("1", (64, 64)).save(path), "{path} should be .* got PNG of the mode 1"),
+    ],
+)
+def test_a_mask_that_cannot_be_used_is_named(evaluation, data_dir, tmp_path, dataset, damage, message):
+    masks = evaluation / ("predictions/stage1" if dataset == "avss" else "stage1_masks")
+    folder = shutil.copytree(masks, tmp_path / "masks")
+    path = min(folder.glob("v1m/*/2.png"))
+    damage(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message.format(path=re.escape(str(path)))):
+        run(data_dir, tmp_path / "out", "--predictions_dir", folder, "--dataset", dataset, "--label_size", 64)
+    assert not (tmp_path / "out").exists()
+
+
+# Other sounds --------------------------------------------------------------------------------------------------------
+
+
+def test_shuffled_sounds_share_no_class_and_go_once():
+    random = np.random.default_rng(0)
+    classes = [set(random.choice(8, size=1 + index % 2, replace=False).tolist()) for index in range(20)]
+    rows = [
+        {"subset": "v2" if index < 8 else "v1s", "video_id": str(index), "audio": {"bytes": None, "path": index}}
+        for index in range(20)
+    ]
+    sounds = shuffle_sounds(rows, classes, seed=0)
+    assert len(sounds) == 20
+    assert sorted(sound["path"] for sound in sounds.values()) == list(range(20))
+    for (subset, video), sound in sounds.items():
+        assert rows[sound["path"]]["subset"] == subset
+        assert not classes[int(video)] & classes[sound["path"]]
+    assert sounds == shuffle_sounds(rows, classes, seed=0) != shuffle_sounds(rows, classes, seed=1)
+
+
+def test_clips_without_a_partner_are_left_out_when_sounds_are_shuffled():
+    classes = [{1}, {1}, {1}, {2}, set()]
+    rows = [{"subset": "v2", "video_id": str(index), "audio": {"path": index}} for index in range(5)]
+    sounds = shuffle_sounds(rows, classes, seed=0)
+    assert len(sounds) == 4
+    assert len({sound["path"] for sound in sounds.values()}) == 4
+    assert all(not classes[int(video)] & classes[sound["path"]] for (_, video), sound in sounds.items())
+    assert all(int(video) != sound["path"] for (_, video), sound in sounds.items())
+
+
+def test_classes_come_from_masks_in_every_configuration(data_dir, clips):
+    label_maps = read_label_maps(clips)
+    for clip, classes in zip(clips, read_classes(clips)):
+        sounding = {
+            index
+            for frame, labels in label_maps.items()
+            if frame[1] == clip["video_id"]
+            for index in np.unique(labels)
+        }
+        assert sounding - {0} <= classes and 0 not in classes
+    of_s4 = load_avsbench("s4", data_dir, "test")
+    names = {clip["video_id"]: classes for clip, classes in zip(clips, read_classes(clips))}
+    assert read_classes(of_s4) == [names[video] for video in of_s4["video_id"]]
+
+
+def test_noise_is_as_loud_as_the_sound_and_follows_from_the_seed(clips):
+    rows = LabelCollator(AAVSImageProcessorPil()).prepare(clips)
+    noisy = WithNoise(rows, seed=0)
+    for index in range(len(rows)):
+        sound, rate = read_audio(rows[index]["audio"]["path"])
+        noise, noise_rate = read_audio(noisy[index]["audio"]["bytes"])
+        assert noise.shape[1] / noise_rate == rows[index]["num_frames"]
+        assert np.sqrt(np.mean(noise**2)) == pytest.approx(np.sqrt(np.mean(sound**2)), rel=0.02)
+    assert noisy[0] == WithNoise(rows, seed=0)[0] != WithNoise(rows, seed=1)[0]
+
+
+def test_other_sounds_are_compared_on_the_same_clips(results):
+    for method in ("stage 1", STAGE_2):
+        subsets = results["other_sounds"][method]["silence"]
+        own = results["localization"][method] if method == "stage 1" else {"all": results["semantics"][method]}
+        for subset, row in subsets.items():
+            figures = {name: value for name, value in own[subset].items() if name != "first_stage_iou"}
+            assert row["own_sound"] == figures
+            assert row["num_videos"] == figures["num_videos"]
+            assert row["fscore"] != figures["fscore"]  # the model hears the difference
+    shuffled = results["other_sounds"]["stage 1"]["shuffled"]
+    for row in shuffled.values():
+        assert row["num_videos"] == row["own_sound"]["num_videos"]
+    assert "V2" not in shuffled  # a single clip has no partner
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "There is nothing to evaluate"),
+        (["--model", "nowhere/at/all"], "nowhere/at/all is no folder"),
+        (["--predictions_dir", "masks", "--prompts", "oracle"], "--prompts cannot be used with masks of other"),
+        (["--predictions_dir", "masks", "--counterfactuals", "noise"], "--counterfactuals cannot be used"),
+        (["--model", "{one_stage}", "--prompts", "low"], "--prompts cannot be used with .*which is one stage"),
+        (["--model", "{two_stages}/localizer", "--prompts", "low"], "--prompts cannot be .* which is stage 1"),
+        (["--model", "{two_stages}", "--label_size", "32"], "--label_size cannot be used with --model"),
+        (["--model", "{two_stages}", "--dataset", "s4", "--prompts", "low"], "--prompts cannot be used .* s4"),
+        (["--model", "{stage_2}"], "is stage 2 without localizer/: give --localizer"),
+        (["--model", "{stage_2}", "--dataset", "ms3"], "is stage 2 without localizer/, but --dataset ms3"),
+        (["--model", "{stage_2}", "--localizer", "{one_stage}"], "one_stage is one stage, expected stage 1"),
+        (["--model", "{stage_2}", "--stage1_masks_dir", "m", "--prompts", "low"], "--stage1_masks_dir is for"),
+        (["--model", "{stage_2}", "--stage1_masks_dir", "m", "--counterfactuals", "noise"], "the clips' own sound"),
+        (["--model", "{stage_2}", "--stage1_masks_dir", "m"], "m is not a complete mask store"),
+        (["--predictions_dir", "a/masks", "b/masks"], "names methods after its folders"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_computed(
+    arguments, message, data_dir, model_dir, stage_2_dir, one_stage_dir, tmp_path
+):
+    arguments = [argument.format(**{path.name: path for path in model_dir.parent.iterdir()}) for argument in arguments]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(data_dir, tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_stage_takes_no_prompt_and_has_no_first_stage(data_dir, one_stage_dir, tmp_path):
+    results = run(data_dir, tmp_path, "--model", one_stage_dir)
+    assert list(results["semantics"]) == ["one stage"] and results["localization"] == {}
+    assert "first_stage_iou" not in results["semantics"]["one stage"]
+    assert "IoU of the prompts" not in (tmp_path / "table.md").read_text()
+
+
+# Several processes, and the page -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(results, data_dir, model_dir, tmp_path):
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    arguments = ["--model", model_dir, "--data_dir", data_dir, "--output_dir", tmp_path, "--prompts", "stage1", "low"]
+    arguments += ["--counterfactuals", "shuffled", "silence"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [str(part) for part in (*accelerate, SCRIPT, *arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    of_two = json.loads((tmp_path / "results.json").read_text())
+    assert of_two["localization"] == results["localization"]
+    assert of_two["other_sounds"]["stage 1"] == results["other_sounds"]["stage 1"]
+    for method in (STAGE_2, script.STAGE_2["low"]):
+        assert of_two["semantics"][method] == results["semantics"][method]
+
+
+def test_the_commands_of_the_page_are_understood():
+    page = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^.*examples/evaluate_stepping_stones\.py (.*)$", page, flags=re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        (args,) = HfArgumentParser(script.EvaluationArguments).parse_args_into_dataclasses(shlex.split(command))
+        assert args.output_dir
+
+
+def test_the_snippets_of_the_page_run(evaluation, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(evaluation, "runs/mini/evaluation")
+    Path("AVSBench-semantic").symlink_to(data_dir)
+    variables = {}
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(compile(snippet, PAGE.name, "exec"), variables)
+    assert f"{STAGE_2}, silence" in capsys.readouterr().out
+    results = run(data_dir, tmp_path / "out", "--predictions_dir", tmp_path / "masks" / "my-system")
+    assert results["semantics"]["my-system"]["num_videos"] == 6
