@@ -125,7 +125,8 @@ def read_results(args: Namespace) -> list[dict]:
             part = "stage_1" if name in STAGE_1_RUNS else "stage_2"
             figures = dict(results[part])
             if name in WITH_QUALITIES:
-                figures |= json.loads((folder / "qualities" / "results.json").read_text())["stage_2"]
+                simulated = json.loads((folder / "qualities" / "results.json").read_text())["semantics"]
+                figures |= {quality: simulated[f"stage 2, {quality} masks"] for quality in ("low", "high")}
             for prompt, values in figures.items():
                 numbers = {key: value for key, value in values.items() if isinstance(value, float)}
                 rows.append({"seed": seed, "run": name, "prompt": prompt, **numbers})
