@@ -20,7 +20,8 @@ and two controls that the paper lacks: one stage with as many steps as both stag
 
 Each run is a call of train_stepping_stones.py in a folder of its own; the same command goes on with what is missing.
 The folder gets results.csv, a row for each seed, run and prompt, and table.md, with means and 95 % intervals
-(Student's t over the seeds). Differences are paired by seed: the same data, data order and steps.
+(Student's t over the seeds). Differences are paired by seed: the same data, order of the data, and initial weights of
+all that two models share. On the real sets give the config's `mask2former_name_or_path` and `vggish_checkpoint`.
 """
 
 import csv
@@ -57,6 +58,7 @@ STAGE_2_RUNS = {
     "one_stage_shared_query": ["--train_prompts", "none", "--config_overrides", "audio_query=shared"],
     "one_stage_equal_cost": ["--train_prompts", "none"],
 }
+WITHOUT_KEYS = ("without_keys", "without_both", "one_stage", "one_stage_shared_query", "one_stage_equal_cost")
 # Runs that are evaluated with simulated first stages too (Table 2).
 WITH_QUALITIES = ("full", "trained_on_degraded_masks")
 
@@ -92,27 +94,30 @@ def train(args: Namespace, seed: int, name: str, arguments: list[str]) -> Path:
     return folder
 
 
-def evaluate(args: Namespace, folder: Path, localizer: Path) -> None:
+def evaluate(args: Namespace, settings: dict, folder: Path) -> None:
     """Scores a trained second stage with simulated first stages."""
     if not (folder / "qualities" / "results.json").exists():
         command = [str(EXAMPLES / "evaluate_stepping_stones.py"), "--model", str(folder / "model")]
-        command += ["--localizer", str(localizer), "--data_dir", str(args.data_dir), "--dataset", "avss"]
-        command += ["--prompts", "low", "high", "--output_dir", str(folder / "qualities")]
-        run(command, folder / "output.txt")
+        command += ["--data_dir", str(args.data_dir), "--dataset", "avss", "--prompts", "low", "high"]
+        command += ["--unknown_color", settings.get("unknown_color", "error")]
+        run([*command, "--output_dir", str(folder / "qualities")], folder / "output.txt")
 
 
-def run_one(args: Namespace, seed: int, name: str) -> None:
+def run_one(args: Namespace, settings: dict, seed: int, name: str) -> None:
     if name in STAGE_1_RUNS:
         train(args, seed, name, ["--stage", "1", *STAGE_1_RUNS[name]])
         return
     localizer = args.output_dir / f"seed_{seed}" / "stage_1" / "stage_1" / "model"
     arguments = ["--stage", "2", "--localizer", str(localizer), *STAGE_2_RUNS[name]]
     if name == "one_stage_equal_cost":
-        settings = yaml.safe_load(args.config.read_text())
-        arguments += ["--stage_2_max_steps", str(settings["stage_1_max_steps"] + settings["stage_2_max_steps"])]
+        count = "max_steps" if "stage_2_max_steps" in settings else "epochs"
+        arguments += [f"--stage_2_{count}", str(settings[f"stage_1_{count}"] + settings[f"stage_2_{count}"])]
+    if name in WITHOUT_KEYS and "stage_2_parameters" in settings:
+        patterns = [pattern for pattern in settings["stage_2_parameters"] if pattern != "audio_aware_key"]
+        arguments += ["--stage_2_parameters", *patterns]
     folder = train(args, seed, name, arguments)
     if name in WITH_QUALITIES:
-        evaluate(args, folder, localizer)
+        evaluate(args, settings, folder)
 
 
 def read_results(args: Namespace) -> list[dict]:
@@ -182,13 +187,20 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
             "trained_on_degraded_masks", "masks of stage 1", "miou_seen"
         )
         - actual,
+        "one stage, adaptive audio query to shared (T3)": values("one_stage", "no masks", "miou_seen")
+        - values("one_stage_shared_query", "no masks", "miou_seen"),
+        "audio initialisation to origin (E3)": values("without_both", "masks of stage 1", "miou_seen")
+        - values("one_stage", "no masks", "miou_seen"),
         "S4 foreground IoU, with sound to without": values("stage_1", "S4", "miou")
         - values("stage_1_silence", "S4", "miou"),
     }
     for name in ("without_fusion", "without_keys", "without_both"):
-        differences[f"masks of stage 1, to {name.replace('_', ' ')}"] = actual - values(
-            name, "masks of stage 1", "miou_seen"
-        )
+        for prompt in ("masks of stage 1", "true masks"):
+            gain = values("full", prompt, "miou_seen") - values(name, prompt, "miou_seen")
+            differences[f"{prompt}, to {name.replace('_', ' ')} (T4)"] = gain
+    for subset in ("S4", "MS3"):
+        gain = values("stage_1", subset, "miou") - values("stage_1_shared_query", subset, "miou")
+        differences[f"{subset} foreground IoU, adaptive audio query to shared (T3)"] = gain
     lines += ["", "| gain, paired by seed | |", "|---|---|"]
     lines += [f"| {title} | {interval(values)} |" for title, values in differences.items()]
     return "\n".join(lines)
@@ -210,9 +222,10 @@ def main() -> None:
             make_mini_avsbench(args.data_dir)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     others = [name for name in (*STAGE_2_RUNS, *STAGE_1_RUNS) if name != "stage_1"]
+    settings = yaml.safe_load(args.config.read_text())
     with ThreadPoolExecutor(args.jobs) as executor:
-        list(executor.map(lambda seed: run_one(args, seed, "stage_1"), args.seeds))  # what the others stand on
-        list(executor.map(lambda item: run_one(args, *item), product(args.seeds, others)))
+        list(executor.map(lambda seed: run_one(args, settings, seed, "stage_1"), args.seeds))  # the others need it
+        list(executor.map(lambda item: run_one(args, settings, *item), product(args.seeds, others)))
 
     rows = read_results(args)
     write_csv(rows, args.output_dir / "results.csv")

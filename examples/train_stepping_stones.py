@@ -15,7 +15,7 @@
 Trains Stepping Stones (Ma et al., ECCV 2024): stage 1 learns which pixels sound; stage 2, prompted with true masks in
 training and with the masks of stage 1 in evaluation, learns what they are (section 3.2).
 
-    accelerate launch examples/train_stepping_stones.py [--config examples/configs/mini.yaml]
+    accelerate launch examples/train_stepping_stones.py [--config examples/configs/avss.yaml]
 
 Without `--data_dir` it makes mini-AVSBench; without a model to start from it trains a tiny AAVS from random weights.
 Whatever ends it, the same command with `--resume_from_checkpoint latest` goes on, to the same weights. In the folder
@@ -30,6 +30,7 @@ of the run are
 """
 
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -37,7 +38,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
@@ -93,9 +94,6 @@ from stepping_stones_hf.training.stages import (
 from stepping_stones_hf.visualization import BINARY_PALETTE, describe, draw_grid, overlay, plot_curves
 
 
-MINI = Path(__file__).parent / "configs" / "mini.yaml"
-
-
 @dataclass
 class DataArguments:
     data_dir: str | None = field(
@@ -113,7 +111,7 @@ class DataArguments:
         default="once", metadata={"help": "S4's annotated frames: once, or repeated with each second of sound."}
     )
     split_clips: bool = field(
-        default=False, metadata={"help": "Shuffle annotated frames rather than clips; a batch then counts frames."}
+        default=True, metadata={"help": "Shuffle annotated frames rather than clips; a batch then counts frames."}
     )
     sound: str = field(
         default="own", metadata={"help": "own, or silence: a control without ears.", "choices": ["own", "silence"]}
@@ -174,7 +172,8 @@ class TrainingArguments:
     num_warmup_steps: int = field(default=100, metadata={"help": "Optimiser steps of linear warm-up."})
     checkpointing_steps: str = field(default="epoch", metadata={"help": "A checkpoint every so many steps, or epoch."})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "latest goes on where the run in output_dir ended, if there is one."}
+        default=None,
+        metadata={"help": "latest goes on where the run in output_dir ended, if there is one.", "choices": ["latest"]},
     )
     report_to: str | None = field(default=None, metadata={"help": "Tracker of accelerate: tensorboard, trackio, ..."})
     push_to_hub: bool = field(default=False, metadata={"help": "Upload the two-stage repository."})
@@ -207,7 +206,7 @@ def parse_arguments(argv: list[str]) -> tuple[DataArguments, ModelArguments, Tra
     parser.add_argument("--config", type=Path, help="yaml or json file with any of these arguments")
     path = parser.parse_known_args(argv)[0].config
     if path is not None:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text()) or {}
         unknown = set(values) - {action.dest for action in parser._actions}
         if unknown:
             raise ValueError(f"{path} has arguments that there are not: {', '.join(sorted(unknown))}.")
@@ -218,6 +217,11 @@ def parse_arguments(argv: list[str]) -> tuple[DataArguments, ModelArguments, Tra
         argv = [*chain.from_iterable(options), *argv]
     data_args, model_args, args, _ = parser.parse_args_into_dataclasses(argv)
     return data_args, model_args, args
+
+
+def derive_seed(*parts: int) -> int:
+    """A seed that follows from all the numbers: with sums of them, seed 1 in epoch 1 would be seed 2 in epoch 0."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -247,7 +251,7 @@ class StepBatches:
         return len(self.clips) // self.clips_per_step
 
     def order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.args.seed + epoch)
+        generator = torch.Generator().manual_seed(derive_seed(self.args.seed, epoch))
         return torch.randperm(len(self.clips), generator=generator).tolist()
 
     def epoch(self, epoch: int, first_step: int, end_step: int) -> Iterator[tuple[dict, ...]]:
@@ -282,8 +286,13 @@ def make_config(args: ModelArguments, localizes: bool, prompted: bool) -> AAVSCo
         values |= {"audio_config": VGGishConfig()}
     else:
         values |= TINY_MODEL | {"backbone_config": TINY_BACKBONE, "audio_config": VGGishConfig(**TINY_VGGISH)}
-    overrides = dict(item.split("=") for item in (args.config_overrides or "").split(",") if item)
-    return AAVSConfig(**values | {name: yaml.safe_load(value) for name, value in overrides.items()})
+    for item in (args.config_overrides or "").split(","):
+        name, _, value = item.partition("=")
+        if item and (not value or name not in AAVSConfig.__dataclass_fields__):
+            raise ValueError(f"--config_overrides has {item!r}, expected the name of a field of AAVSConfig=its value.")
+        if item:
+            values[name] = yaml.safe_load(value)
+    return AAVSConfig(**values)
 
 
 # 1.5 million parameters. At this width the usual initial weights, of standard deviation 0.02, would all but switch the
@@ -316,10 +325,15 @@ TINY_MODEL = {
 
 
 def make_model(
-    args: ModelArguments, localizes: bool, prompted: bool
+    args: ModelArguments, localizes: bool, prompted: bool, seed: int
 ) -> tuple[AAVSForAudioVisualSegmentation, AAVSProcessor]:
     """A model to train and its processor."""
     if args.model_name_or_path is not None:
+        if args.config_overrides is not None or args.mask2former_name_or_path is not None:
+            raise ValueError(
+                "--model_name_or_path has its config and its weights: --config_overrides and"
+                " --mask2former_name_or_path do not go with it."
+            )
         subfolder = "localizer" if localizes else ""
         model = AAVSForAudioVisualSegmentation.from_pretrained(args.model_name_or_path, subfolder=subfolder)
         expected = (2 if localizes else len(CLASS_NAMES), prompted)
@@ -329,7 +343,15 @@ def make_model(
                 f"{model.config.use_mask_prompt}, expected {expected[0]} and {expected[1]}: is it the other stage?"
             )
         return model, AAVSProcessor.from_pretrained(args.model_name_or_path, subfolder=subfolder, backend="pil")
+    set_seed(seed)
     model = AAVSForAudioVisualSegmentation(make_config(args, localizes, prompted))
+    if not localizes:
+        # Whatever it leaves out of stage 2, it begins with the weights that the whole of it would begin with.
+        set_seed(seed)
+        whole = AAVSForAudioVisualSegmentation(make_config(replace(args, config_overrides=None), False, True))
+        own = model.state_dict()
+        shared = {name: value for name, value in whole.state_dict().items() if name in own}
+        model.load_state_dict({name: value for name, value in shared.items() if value.shape == own[name].shape}, False)
     image_processor = AAVSImageProcessorPil(localization=localizes)
     if args.mask2former_name_or_path is not None:
         if args.vggish_checkpoint is None:
@@ -386,6 +408,15 @@ class StopRequest:
 
     def set(self, number, frame) -> None:
         self.number = number
+
+    def is_set(self, accelerator: Accelerator) -> bool:
+        """Whether any process has been asked to stop."""
+        asked = torch.tensor(float(self.number is not None), device=accelerator.device)
+        return accelerator.reduce(asked, "sum").item() > 0
+
+    def leave(self, stage: int, progress: Progress) -> None:
+        print(f"\nStopped and saved after step {progress.total_steps} of stage {stage}.", file=sys.stderr)
+        sys.exit(128 + (self.number or signal.SIGTERM))
 
 
 def find_checkpoint(folder: Path) -> tuple[Progress, Path | None]:
@@ -571,12 +602,11 @@ def train(
         for epoch in range(progress.epoch, end_epoch):
             prepared.train()
             if isinstance(batches.collator.prompt, DegradedPrompts):
-                batches.collator.prompt.seed = args.seed + epoch
+                batches.collator.prompt.seed = derive_seed(args.seed, epoch)
             end_step = min(len(batches), max_steps - epoch * len(batches))
             for step_batches in batches.epoch(epoch, progress.step, end_step):
                 # What is random in a step follows from its number, so that a run that is resumed draws the same.
-                number = (stage * 10**9 + progress.total_steps) * accelerator.num_processes
-                torch.manual_seed(args.seed * 10**12 + number + accelerator.process_index)
+                torch.manual_seed(derive_seed(args.seed, stage, progress.total_steps, accelerator.process_index))
                 loss, num_frames, stopped = compute_gradients(accelerator, prepared, step_batches, stop)
                 if not math.isfinite(loss):
                     names = ", ".join(batches.names(epoch, progress.step))
@@ -601,9 +631,7 @@ def train(
                 if due or stopped:
                     save_checkpoint(accelerator, progress, folder)
                 if stopped:
-                    bar.close()
-                    print(f"Stopped and saved after step {progress.total_steps} of stage {stage}.", file=sys.stderr)
-                    sys.exit(128 + (stop.number or signal.SIGTERM))
+                    stop.leave(stage, progress)
 
             score = get_score(accelerator.unwrap_model(prepared).eval())
             log.write(stage, step=progress.total_steps, epoch=epoch, score=score)
@@ -615,6 +643,8 @@ def train(
             if accelerator.is_main_process:
                 for other in set(folder.glob("best_*")) - {best_folder(folder, progress)}:
                     shutil.rmtree(other)
+            if stop.is_set(accelerator):
+                stop.leave(stage, progress)
         accelerator.free_memory()
 
     bar.close()
@@ -717,9 +747,14 @@ def write_repository(args: TrainingArguments, stages: dict[int, Path], results: 
     folder, partial_folder = Path(args.output_dir, "model"), Path(args.output_dir, ".model.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     shutil.copytree(stages.get(2, stages.get(1)), partial_folder)
-    if len(stages) == 2:
+    if "no masks" in results.get("stage_2", ()):
+        kind = "one stage"
+    elif len(stages) == 2:
+        kind = "two stages"
         shutil.copytree(stages[1], partial_folder / "localizer")
-    make_model_card(results, args.hub_model_id or Path(args.output_dir).name).save(partial_folder / "README.md")
+    else:
+        kind = f"stage {next(iter(stages))}"
+    make_model_card(results, kind, args.hub_model_id or str(folder)).save(partial_folder / "README.md")
     shutil.rmtree(folder, ignore_errors=True)
     partial_folder.rename(folder)
     return folder
@@ -758,7 +793,10 @@ def begin_run(args: TrainingArguments, arguments: dict) -> None:
     """Refuses a folder that another run has trained in."""
     output_dir = Path(args.output_dir)
     path, partial_path = output_dir / "run.json", output_dir / ".run.json"
-    if path.exists() and any(output_dir.glob("stage_*/*")):
+    trained = any(output_dir.glob("stage_*/*"))
+    if trained and not path.exists():
+        raise ValueError(f"{output_dir} has stages of a run that left no run.json. Choose another --output_dir.")
+    if trained:
         if args.resume_from_checkpoint != "latest":
             raise ValueError(
                 f"{output_dir} has a run already. --resume_from_checkpoint latest goes on with it; or choose another"
@@ -777,11 +815,33 @@ def begin_run(args: TrainingArguments, arguments: dict) -> None:
 
 
 # Arguments that may change when a run goes on.
-FREE_ARGUMENTS = ("resume_from_checkpoint", "checkpointing_steps", "report_to", "push_to_hub", "hub_model_id")
+FREE_ARGUMENTS = (
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "cache_audio_features",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+)
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Refuses what would otherwise stop a run after its first step."""
+    if args.checkpointing_steps != "epoch" and not (
+        args.checkpointing_steps.isdigit() and int(args.checkpointing_steps) > 0
+    ):
+        raise ValueError(f"--checkpointing_steps is {args.checkpointing_steps!r}, expected epoch or a number from 1.")
+    for stage in (1, 2):
+        recipe = Recipe.of_stage(args, stage)
+        if recipe.epochs < 1 or (recipe.max_steps is not None and recipe.max_steps < 1):
+            raise ValueError(f"Stage {stage} has {recipe.epochs} epochs and {recipe.max_steps} steps: at least 1.")
 
 
 def main(argv: list[str] | None = None) -> None:
     data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    check_arguments(args)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
     )
@@ -789,6 +849,8 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(args.output_dir)
     if accelerator.is_main_process:
         begin_run(args, {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS})
+        if args.push_to_hub:
+            args.hub_model_id = HfApi().create_repo(args.hub_model_id or output_dir.name, exist_ok=True).repo_id
     if args.report_to is not None:
         accelerator.init_trackers("stepping_stones", {name: str(value) for name, value in arguments.items()})
 
@@ -802,6 +864,9 @@ def main(argv: list[str] | None = None) -> None:
                 make_mini_avsbench(data_args.data_dir)
         stage_1_clips = load_clips(data_args, data_args.stage_1_dataset)
         clips = load_clips(data_args, "avss") if args.stage != "1" else stage_1_clips
+    missing = {"train", "validation", "test"} - (set(stage_1_clips) & set(clips))
+    if missing:
+        raise ValueError(f"{data_args.data_dir} has no clips for {', '.join(sorted(missing))}.")
 
     def make_batches(stage: int, clips: datasets.Dataset, collator: AVSCollator, store: Path | None) -> StepBatches:
         rows = prepare(clips, collator, data_args)
@@ -827,8 +892,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.stage in ("1", "all"):
         stages[1] = output_dir / "stage_1" / "model"
         if not stages[1].exists():
-            set_seed(args.seed)
-            model, processor = make_model(model_args, localizes=True, prompted=False)
+            model, processor = make_model(model_args, localizes=True, prompted=False, seed=args.seed)
             collator = AVSCollator(
                 processor, first_frame=data_args.first_frame, cache_dir=data_args.cache_audio_features
             )
@@ -864,8 +928,7 @@ def main(argv: list[str] | None = None) -> None:
         prompted = data_args.train_prompts != "none"
         stages[2] = output_dir / "stage_2" / "model"
         if not stages[2].exists():
-            set_seed(args.seed)
-            model, processor = make_model(model_args, localizes=False, prompted=prompted)
+            model, processor = make_model(model_args, localizes=False, prompted=prompted, seed=args.seed)
             prompts = {"none": None, "degraded": DegradedPrompts(data_args.degraded_level, args.seed)}
             collator = AVSCollator(
                 processor,
@@ -905,9 +968,7 @@ def main(argv: list[str] | None = None) -> None:
         pictures = ", ".join(str(path) for path in output_dir.glob("*.png"))
         print(f"\n{make_table(results)}\n\nModel: {repository}\nPictures: {pictures}")
         if args.push_to_hub:
-            api = HfApi()
-            name = api.create_repo(args.hub_model_id or output_dir.name, exist_ok=True).repo_id
-            api.upload_folder(repo_id=name, folder_path=repository)
+            HfApi().upload_folder(repo_id=args.hub_model_id, folder_path=repository)
     accelerator.end_training()
 
 

@@ -256,3 +256,10 @@ def test_trainer_takes_the_batches_as_they_are(mini_dir, tmp_path, streaming):
     output = trainer.train()
     assert output.global_step == 2 and np.isfinite(output.training_loss)
     assert seen == made[:2]
+
+
+def test_only_clips_of_s4_are_repeated(avss):
+    clip = next(clip for clip in AVSCollator(make_processor()).prepare(avss["train"]) if clip["subset"] == "v2")
+    frame = {**clip, "masks": clip["masks"][3:4], "color_masks": clip["color_masks"][3:4], "mask_frame_indices": [3]}
+    once, repeat = (AVSCollator(make_processor(), first_frame=way)([frame]) for way in ("once", "repeat"))
+    assert_close(dict(repeat), dict(once), rtol=0, atol=0)

@@ -17,6 +17,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -71,6 +72,7 @@ def common(data_dir, tmp_path_factory) -> dict:
         "data_dir": data_dir,
         "cache_audio_features": tmp_path_factory.mktemp("audio"),
         "per_device_train_batch_size": 2,
+        "split_clips": False,
         "num_warmup_steps": 0,
         "dataloader_num_workers": 0,
         "config_overrides": "train_num_points=64,num_queries=4,encoder_feedforward_dim=32,dim_feedforward=32",
@@ -84,8 +86,8 @@ def to_argv(arguments: dict) -> list[str]:
     return argv
 
 
-def run(output_dir: Path, *arguments: dict) -> Path:
-    merged = {name: value for group in arguments for name, value in group.items()}
+def run(output_dir: Path, *arguments: dict, without: str | None = None) -> Path:
+    merged = {name: value for group in arguments for name, value in group.items() if name != without}
     script.main(to_argv({"output_dir": output_dir, **merged}))
     return output_dir
 
@@ -219,7 +221,8 @@ def test_three_steps_of_each_half_are_those_of_the_released_program(
     model = AAVSForAudioVisualSegmentation.from_pretrained(converted)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seed_each_step(model)
-    script.train(Accelerator(), args, stage, model, processor, OneClip(batch), get_score, SimpleNamespace(number=None))
+    stop = SimpleNamespace(number=None, is_set=lambda accelerator: False)
+    script.train(Accelerator(), args, stage, model, processor, OneClip(batch), get_score, stop)
 
     losses = [float(row["loss"]) for row in read_log(tmp_path / "run" / f"stage_{stage}" / "log.csv") if row["loss"]]
     assert losses == pytest.approx(sum(expected["losses"], []), rel=1e-5)
@@ -420,6 +423,20 @@ def test_signals_save_after_the_step_and_leave_with_their_exit_code(
         assert script.find_checkpoint(tmp_path / "out" / f"stage_{stage}")[0].total_steps == 1
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
+
+
+def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage(common, tmp_path, monkeypatch):
+    get_scores = script.get_scores
+
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return get_scores(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(script, "get_scores", interrupted)
+        run(tmp_path / "out", common, {"stage_1_epochs": 1, "stage_2_epochs": 1})
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert not (tmp_path / "out" / "stage_2").exists()
 
 
 KILLED = """
@@ -748,6 +765,41 @@ def test_the_presets_are_read(path):
     script.parse_arguments(["--config", str(path)])
 
 
+def test_the_bare_command_is_the_mini_preset():
+    path = Path(__file__).parents[2] / "examples" / "configs" / "mini.yaml"
+    assert script.parse_arguments([]) == script.parse_arguments(["--config", str(path)])
+
+
+@pytest.mark.parametrize("name", ["s4", "ms3", "avss", "avss-24gb"])
+def test_the_presets_train_what_the_released_program_trains(name):
+    path = Path(__file__).parents[2] / "examples" / "configs" / f"{name}.yaml"
+    data_args, _, args = script.parse_arguments(["--config", str(path)])
+    assert tuple(args.stage_1_parameters) == RELEASED_PARAMETERS[1]
+    assert (args.stage_1_switch_epoch, args.stage_1_epochs, args.stage_1_max_grad_norm) == (30, 60, 0.01)
+    assert (args.stage_1_learning_rate, args.stage_1_switch_learning_rate, args.seed) == (1e-3, 1e-4, 3407)
+    assert (args.per_device_train_batch_size, data_args.split_clips, data_args.first_frame) == (1, False, "repeat")
+    if args.stage == "all":
+        assert tuple(args.stage_2_parameters) == RELEASED_PARAMETERS[2]
+        assert (args.stage_2_switch_epoch, args.stage_2_epochs, args.stage_2_max_grad_norm) == (20, 60, None)
+
+
+def test_seeds_share_no_order():
+    seeds = {script.derive_seed(seed, epoch) for seed in range(4) for epoch in range(60)}
+    assert len(seeds) == 240
+
+
+@pytest.mark.parametrize("overrides", ["mask_prompt_keys=false", "audio_query=shared", None])
+def test_variants_of_stage_2_begin_with_the_weights_that_they_share(overrides):
+    args = script.ModelArguments()
+    whole, _ = script.make_model(args, localizes=False, prompted=True, seed=5)
+    args = script.ModelArguments(config_overrides=overrides)
+    variant, _ = script.make_model(args, localizes=False, prompted=overrides is not None, seed=5)
+    weights = whole.state_dict()
+    assert set(variant.state_dict()) <= set(weights)
+    for name, value in variant.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -801,7 +853,35 @@ class TestBadInput:
 
     def test_a_model_to_start_from_of_the_other_stage(self, whole, common, tmp_path):
         with pytest.raises(ValueError, match="has 2 labels and use_mask_prompt=False, expected 71 and True"):
-            run(tmp_path / "out", common, {"stage": 2, "model_name_or_path": whole / "model" / "localizer"})
+            model = {"model_name_or_path": whole / "model" / "localizer"}
+            run(tmp_path / "out", common, {"stage": 2, **model}, without="config_overrides")
+
+    def test_a_model_to_start_from_with_another_config(self, whole, common, tmp_path):
+        with pytest.raises(ValueError, match="--config_overrides and --mask2former_name_or_path do not go with it"):
+            run(tmp_path / "out", common, {"model_name_or_path": whole / "model"})
+
+    @pytest.mark.parametrize("item", ["num_querys=4", "num_queries"])
+    def test_an_override_that_is_no_field(self, common, tmp_path, item):
+        with pytest.raises(ValueError, match=f"has '{item}', expected the name of a field of AAVSConfig"):
+            run(tmp_path / "out", common, {"config_overrides": item})
+
+    def test_stages_of_a_run_that_is_unknown(self, whole, common, tmp_path):
+        (tmp_path / "out").mkdir()
+        shutil.copytree(whole / "stage_1", tmp_path / "out" / "stage_1")
+        with pytest.raises(ValueError, match="has stages of a run that left no run.json"):
+            run(tmp_path / "out", common, {"resume_from_checkpoint": "latest"})
+
+    def test_a_split_that_is_not_there(self, common, tmp_path):
+        data_dir = make_mini_avsbench(tmp_path / "mini", image_size=32, clips={"v1s": (3, 0, 1)})
+        with pytest.raises(ValueError, match="has no clips for validation"):
+            run(tmp_path / "out", common, {"data_dir": data_dir})
+
+    @pytest.mark.parametrize(
+        "arguments", [{"checkpointing_steps": 0}, {"checkpointing_steps": "never"}, {"stage_1_max_steps": 0}]
+    )
+    def test_numbers_of_steps_that_are_none(self, common, tmp_path, arguments):
+        with pytest.raises(ValueError, match="expected epoch or a number from 1|at least 1"):
+            run(tmp_path / "out", common, arguments)
 
     def test_a_full_disk(self, common, tmp_path, monkeypatch):
         usage = SimpleNamespace(total=2**40, used=2**40 - 2**20, free=2**20)

@@ -112,7 +112,7 @@ class AVSCollator:
         frames, features, maps, prompts, rows, names = [], [], [], [], [], []
         for clip in clips:
             indices = seconds = clip["mask_frame_indices"]
-            if self.first_frame == "repeat" and len(indices) == 1:
+            if self.first_frame == "repeat" and clip["subset"] == "v1s" and len(indices) == 1:
                 seconds = range(clip["num_frames"])
             try:
                 clip_features = self.audio_features(clip["audio"], clip["num_frames"])

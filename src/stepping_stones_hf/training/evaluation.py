@@ -128,7 +128,7 @@ def count_silence(statistics: Sequence[np.ndarray]) -> dict[str, float]:
 def localize(model, processor, inputs) -> torch.Tensor:
     """Stage 1: scores of background and of what sounds, `(frames, 2, label height, label width)`."""
     results = processor.post_process_semantic_segmentation(model(**inputs), return_segmentation_scores=True)
-    return torch.stack([result.segmentation_scores for result in results])
+    return torch.stack([result.segmentation_scores.float() for result in results])
 
 
 def make_prompts(scores: torch.Tensor, soft: bool = False) -> torch.Tensor:

@@ -46,14 +46,12 @@ HEADER = {
 
 CARD = """# {name}
 
-Audio-visual segmentation with AAVS, trained in two stages as in *Stepping Stones* (Ma et al., ECCV 2024): `localizer/`
-finds which pixels sound, the model at the root, prompted with its masks, names them.
+Audio-visual segmentation with AAVS, trained as in *Stepping Stones* (Ma et al., ECCV 2024). {what}
 
 ```python
 from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 
-localizer = AAVSForAudioVisualSegmentation.from_pretrained("{name}", subfolder="localizer")
-model = AAVSForAudioVisualSegmentation.from_pretrained("{name}")
+{localizer}model = AAVSForAudioVisualSegmentation.from_pretrained("{name}")
 processor = AAVSProcessor.from_pretrained("{name}")
 ```
 
@@ -63,6 +61,14 @@ Test split. mIoU and F by the protocol of AVSBench, with a star by that of CAVP.
 
 {table}
 """
+LOCALIZER = """localizer = AAVSForAudioVisualSegmentation.from_pretrained("{name}", subfolder="localizer")
+"""
+KINDS = {
+    "two stages": "`localizer/` finds which pixels sound; the model at the root, prompted with its masks, names them.",
+    "stage 1": "This is stage 1, which finds the pixels that sound.",
+    "stage 2": "This is stage 2, which names what sounds, prompted with the masks of a stage 1.",
+    "one stage": "This model finds and names what sounds in one stage, without a prompt.",
+}
 
 
 def summarize_localization(scores: FrameScores) -> dict[str, dict[str, float]]:
@@ -235,18 +241,34 @@ def make_class_table(methods: dict[str, FrameScores]) -> str:
     return file.getvalue()
 
 
-def make_model_card(results: dict[str, dict], name: str) -> ModelCard:
-    """The model card of a two-stage repository with its measured figures."""
+def make_model_card(results: dict[str, dict], kind: str, name: str) -> ModelCard:
+    """
+    The model card of a repository with its measured figures.
+
+    Args:
+        results (`dict[str, dict]`):
+            As for [`make_table`].
+        kind (`str`):
+            What the repository holds: one of `KINDS`.
+        name (`str`):
+            What `from_pretrained` loads it by.
+
+    Returns:
+        `ModelCard`.
+    """
     data = ModelCardData(
         library_name="stepping_stones_hf",
         license="apache-2.0",
         tags=["audio-visual-segmentation", "aavs", "stepping-stones"],
         datasets=["AVSBench"],
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{CARD.format(name=name, table=make_table(results))}")
+    localizer = LOCALIZER.format(name=name) if kind == "two stages" else ""
+    text = CARD.format(name=name, what=KINDS[kind], localizer=localizer, table=make_table(results))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
 __all__ = [
+    "KINDS",
     "format_table",
     "make_class_table",
     "make_evaluation_tables",
