@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import SequenceFeatureExtractor
 
 from .. import __version__
-from .media import read_audio, source_name
+from .media import get_source, read_audio, source_name
 
 
 class AudioFeatureCache:
@@ -66,7 +66,7 @@ class AudioFeatureCache:
             `FileNotFoundError`, `ValueError`: as `read_audio` and the feature extractor; or the file of the cache is
             damaged.
         """
-        source = audio["path"] if audio["bytes"] is None else audio["bytes"]
+        source = get_source(audio)
         if self.cache_dir is None:
             return self.compute(source, num_patches)
         name = f"{hash_bytes(source) if isinstance(source, bytes) else hash_unchanged_file(source)}.safetensors"

@@ -24,7 +24,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from .audio_cache import AudioFeatureCache
-from .media import load_image, open_image, read_image, to_rgb
+from .media import get_source, load_image, open_image, read_image, to_rgb
 
 
 class AVSCollator:
@@ -190,10 +190,6 @@ def as_image(image: Image.Image | dict) -> Image.Image:
 def as_rgb(image: Image.Image | dict) -> Image.Image:
     """A frame or a mask in colours, decoded or not; what [`load_avsbench`] refuses is refused here as well."""
     return to_rgb(image) if isinstance(image, Image.Image) else read_image(get_source(image))
-
-
-def get_source(image: dict) -> str | bytes:
-    return image["path"] if image["bytes"] is None else image["bytes"]
 
 
 def take(values: torch.Tensor | list[torch.Tensor], rows: list[int]) -> torch.Tensor | list[torch.Tensor]:

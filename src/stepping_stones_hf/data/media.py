@@ -35,6 +35,11 @@ UNKNOWN_LENGTH = 2**32 - 1
 Source = str | os.PathLike | bytes
 
 
+def get_source(media: dict) -> str | bytes:
+    """What to read an image or a sound of a row from, which has it as `bytes` or as the `path` of a file."""
+    return media["path"] if media["bytes"] is None else media["bytes"]
+
+
 def source_name(source: Source) -> str:
     return "image or sound in memory" if isinstance(source, bytes) else str(source)
 
@@ -210,6 +215,7 @@ def read_audio(source: Source) -> tuple[np.ndarray, int]:
 
 
 __all__ = [
+    "get_source",
     "check_image",
     "check_png",
     "read_audio",

@@ -24,7 +24,7 @@ import soundfile
 from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Dataset
 
-from ..data.media import read_audio, read_binary_mask
+from ..data.media import get_source, read_audio, read_binary_mask
 from .mask_store import mask_path
 
 
@@ -110,8 +110,7 @@ class WithNoise(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
-        audio = clip["audio"]
-        waveform, _ = read_audio(audio["path"] if audio["bytes"] is None else audio["bytes"])
+        waveform, _ = read_audio(get_source(clip["audio"]))
         loudness = np.sqrt(np.mean(waveform.mean(axis=0) ** 2))
         name = f"{self.seed}/{clip['subset']}/{clip['video_id']}"
         generator = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()))
@@ -166,8 +165,7 @@ def shuffle_sounds(clips: Sequence[dict], classes: Sequence[set], seed: int) -> 
 
 def read_truth(clip: dict) -> list[np.ndarray]:
     """What sounds in the annotated frames, each boolean `(height, width)`."""
-    sources = [mask["path"] if mask["bytes"] is None else mask["bytes"] for mask in clip["masks"]]
-    return [read_binary_mask(source) > 0 for source in sources]
+    return [read_binary_mask(get_source(mask)) > 0 for mask in clip["masks"]]
 
 
 def is_silent(clip: dict) -> bool:
