@@ -215,9 +215,9 @@ def read_audio(source: Source) -> tuple[np.ndarray, int]:
 
 
 __all__ = [
-    "get_source",
     "check_image",
     "check_png",
+    "get_source",
     "read_audio",
     "read_binary_mask",
     "read_color_map",
