@@ -37,3 +37,11 @@ def shared_dir() -> Path:
     if not SHARED_DIR.is_dir():
         pytest.skip(f"needs the full reference set at {SHARED_DIR}, which is not part of the repository")
     return SHARED_DIR
+
+
+@pytest.fixture(scope="session")
+def two_stage_repository(tmp_path_factory) -> Path:
+    """Tiny, with random weights; what it sees and hears matters."""
+    from .two_stage import save_two_stage_repository
+
+    return save_two_stage_repository(tmp_path_factory.mktemp("two_stage"))

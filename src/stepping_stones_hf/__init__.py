@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForUniversalSegmentation,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .metrics.registration import register_metric
 from .models.aavs import (
@@ -36,6 +37,7 @@ from .models.aavs import (
     load_mask2former_weights,
 )
 from .models.vggish import VGGishConfig, VGGishFeatureExtractor, VGGishModel, VGGishPreTrainedModel
+from .pipelines import AudioVisualSegmentationPipeline, decode_label_map
 
 
 __version__ = "0.1.0"
@@ -53,6 +55,13 @@ AutoImageProcessor.register(
 AutoFeatureExtractor.register(AAVSConfig, VGGishFeatureExtractor)
 AutoProcessor.register(AAVSConfig, AAVSProcessor)
 
+PIPELINE_REGISTRY.register_pipeline(
+    "audio-visual-segmentation",
+    pipeline_class=AudioVisualSegmentationPipeline,
+    pt_model=AutoModelForUniversalSegmentation,
+    type="multimodal",
+)
+
 # A cache that cannot be written is no reason to fail here: `stepping-stones register-metric` says what is wrong.
 with suppress(OSError):
     register_metric()
@@ -65,9 +74,11 @@ __all__ = [
     "AAVSModel",
     "AAVSPreTrainedModel",
     "AAVSProcessor",
+    "AudioVisualSegmentationPipeline",
     "VGGishConfig",
     "VGGishFeatureExtractor",
     "VGGishModel",
     "VGGishPreTrainedModel",
+    "decode_label_map",
     "load_mask2former_weights",
 ]

@@ -24,6 +24,9 @@ from huggingface_hub.errors import StrictDataclassError
 
 __all__ = ["main"]
 
+# Where `make demo` leaves its model.
+DEMO_MODEL = "runs/mini/model"
+
 
 def convert(args: argparse.Namespace) -> int:
     from .models.aavs import convert_aavs_checkpoint
@@ -80,6 +83,37 @@ def doctor(args: argparse.Namespace) -> int:
     diagnosis = diagnose(args.data_dir, allow_outside_links=args.allow_outside_links)
     print(json.dumps(asdict(diagnosis), indent=2, default=str) if args.json else diagnosis)
     return int(diagnosis.count("error") > 0)
+
+
+def segment(args: argparse.Namespace) -> int:
+    from transformers import pipeline
+    from transformers.utils.logging import disable_progress_bar
+
+    from .segment_video import describe_timeline, segment_video
+
+    if args.model == DEMO_MODEL and not Path(DEMO_MODEL).exists():
+        raise FileNotFoundError(
+            f"{DEMO_MODEL}, the model that `make demo` trains, does not exist here: give one with --model."
+        )
+    output = args.output or args.video.with_name(f"{args.video.stem}_segmented.mp4")
+    disable_progress_bar()
+    segment = pipeline(
+        "audio-visual-segmentation", model=args.model, localizer=args.localizer, device=args.device or "cpu"
+    )
+    timeline = segment_video(
+        segment,
+        args.video,
+        output,
+        args.masks,
+        args.json,
+        sound=args.audio,
+        fps=args.fps,
+        batch_size=args.batch_size,
+        disable_progress_bar=False,
+    )
+    print("\n".join(describe_timeline(timeline)) or "Nothing sounds.")
+    print(f"Wrote {', '.join(str(path) for path in (output, args.masks, args.json) if path is not None)}.")
+    return 0
 
 
 def register_metric(args: argparse.Namespace) -> int:
@@ -141,6 +175,21 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="write summary and findings as one JSON object")
     command.add_argument("--allow-outside-links", action="store_true", help="follow links that leave the folder")
 
+    command = commands.add_parser("segment", help="paint a video with what sounds in it, second by second")
+    command.set_defaults(run=segment)
+    command.add_argument("video", type=Path, metavar="VIDEO", help="any file that FFmpeg reads")
+    command.add_argument("-o", "--output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv (VIDEO_segmented.mp4)")
+    command.add_argument(
+        "--model", default=DEMO_MODEL, metavar="DIR_OR_REPO", help="a two-stage repository, or a model without prompt"
+    )
+    command.add_argument("--localizer", metavar="DIR_OR_REPO", help="first stage, if not the repository's localizer/")
+    command.add_argument("--masks", type=Path, metavar="DIR", help="new folder for a PNG of class indices each second")
+    command.add_argument("--json", type=Path, metavar="FILE", help="file for the timeline")
+    command.add_argument("--audio", metavar="FILE", help="another file's sound, or the word silence")
+    command.add_argument("--fps", type=float, help="frames per second of OUT; those of VIDEO by default")
+    command.add_argument("--batch-size", type=int, default=1, help="seconds that pass through the model at a time")
+    command.add_argument("--device", help="cpu, cuda, ...")
+
     command = commands.add_parser("register-metric", help='make evaluate.load("avss_miou") work from any directory')
     command.set_defaults(run=register_metric)
     return parser
@@ -150,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         # Messages of bad input say what to do; a stack trace would bury them.
         print(f"stepping-stones: {error}", file=sys.stderr)
         return 1

@@ -83,6 +83,10 @@ def build_palette(num_colors: int) -> np.ndarray:
 VOC_PALETTE = build_palette(256)
 
 
+# Of scores that are resized to a frame's size so many are in memory at a time: 64 MB.
+MAX_RESIZED_SCORES = 2**24
+
+
 def resize_nearest(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes a uint8 map `(height, width)` by PIL's nearest neighbour, as the released program resizes labels."""
     height, width = size
@@ -92,6 +96,24 @@ def resize_nearest(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_bilinear(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resizes float maps `(channels, height, width)` bilinearly, without antialiasing, as the model does."""
     return nn.functional.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def label_pixels(scores: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Of scores `(labels, height, width)`, resized bilinearly to `size`: at each pixel the label with the highest one
+    (int64), and that score. A few labels at a time, since all 71 of a 4K frame would take 2 GB.
+    """
+    labels_at_a_time = max(1, MAX_RESIZED_SCORES // (size[0] * size[1]))
+    segmentation, highest = None, None
+    for first, block in enumerate(scores.split(labels_at_a_time)):
+        values, indices = resize_bilinear(block, size).max(dim=0)
+        indices += first * labels_at_a_time
+        if highest is None:
+            segmentation, highest = indices, values
+        else:
+            segmentation = torch.where(values > highest, indices, segmentation)
+            highest = torch.maximum(highest, values)
+    return segmentation, highest
 
 
 def _linear_taps(in_length: int, out_length: int) -> tuple[np.ndarray, ...]:
@@ -401,13 +423,15 @@ class AAVSImageProcessorMixin:
             class_probs = class_logits.softmax(dim=-1)[:, :-1]  # (queries, labels): the last column is "no object"
             mask_probs = resize_bilinear(mask_logits, mask_size).sigmoid()  # (queries, height, width)
             scores = torch.einsum("qc,qhw->chw", class_probs, mask_probs)
-            scores = resize_bilinear(scores, target_size)
-            segmentation = scores.argmax(dim=0)
             if return_segmentation_scores:
-                segmentation = SemanticSegmentationPostProcessorOutput(
-                    {"segmentation": segmentation, "segmentation_scores": scores}
+                scores = resize_bilinear(scores, target_size)
+                results.append(
+                    SemanticSegmentationPostProcessorOutput(
+                        {"segmentation": scores.argmax(dim=0), "segmentation_scores": scores}
+                    )
                 )
-            results.append(segmentation)
+            else:
+                results.append(label_pixels(scores, target_size)[0])
         return results
 
 

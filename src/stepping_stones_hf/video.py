@@ -1,0 +1,405 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Videos: second by second what a model looks at and listens to, and the same video again with painted frames."""
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, repeat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+try:
+    import av
+except ImportError:  # the extra "video"
+    av = None
+
+
+# In place of a sound.
+SILENCE = "silence"
+
+# Files that hold H.264, and the sounds that any of them holds and every player plays; others become AAC.
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
+COPIED_SOUNDS = ("aac", "mp3", "ac3", "alac")
+
+Source = str | os.PathLike | bytes
+
+
+@dataclass(frozen=True)
+class Second:
+    """
+    What a model gets for one second of a video: the frame that is shown at its middle, and the sound up to its end.
+
+    `waveform` `(samples,)` is mono and begins one second earlier where there is one: whoever resamples it needs a few
+    milliseconds of what went before.
+    """
+
+    index: int
+    frame: Image.Image
+    waveform: np.ndarray
+    sampling_rate: int
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Width and height as shown, frames per second on average, and length in seconds."""
+
+    width: int
+    height: int
+    fps: Fraction
+    seconds: float
+
+
+def name_of(source: Source) -> str:
+    return f"The video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def unreadable(source: Source, error: Exception) -> ValueError:
+    return ValueError(f"{name_of(source)} cannot be read: {error.strerror}. Is it a video, and is the file whole?")
+
+
+@contextmanager
+def open_media(source: Source) -> Iterator["av.container.InputContainer"]:
+    """Opens a file, or its content."""
+    if av is None:
+        raise ImportError("Videos need PyAV: pip install av, or this library with the extra video.")
+    if not isinstance(source, bytes):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"{source} is no file.")
+        if Path(source).stat().st_size == 0:
+            raise ValueError(f"{source} is empty: 0 bytes.")
+    try:
+        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+    except av.FFmpegError as error:
+        raise unreadable(source, error) from error
+    with container:
+        yield container
+
+
+def decode(container: "av.container.InputContainer", stream, source: Source) -> Iterator:
+    """Frames of a stream."""
+    try:
+        yield from container.decode(stream)
+    except av.FFmpegError as error:
+        raise unreadable(source, error) from error
+
+
+def get_video_stream(container: "av.container.InputContainer", source: Source) -> "av.VideoStream":
+    # The cover of a song is a video stream of one picture.
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        raise ValueError(f"{name_of(source)} has no video track: there is nothing to see.")
+    streams[0].thread_type = "AUTO"
+    return streams[0]
+
+
+def get_audio_stream(container: "av.container.InputContainer", source: Source) -> "av.AudioStream":
+    if not container.streams.audio:
+        raise ValueError(
+            f'{name_of(source)} has no audio track. Give its sound as a file of its own, or "{SILENCE}" in its place.'
+        )
+    return container.streams.audio[0]
+
+
+def get_start(stream) -> float:
+    """When a stream begins, in seconds of its container's clock."""
+    return float((stream.start_time or 0) * stream.time_base)
+
+
+def get_rate(stream: "av.VideoStream") -> Fraction:
+    return Fraction(stream.average_rate or stream.guessed_rate or 25)
+
+
+def quarter_turns(frame: "av.VideoFrame") -> int:
+    """How often a frame is to be turned left by 90 degrees to stand upright: phones record so."""
+    return round(frame.rotation / 90) % 4
+
+
+def to_array(frame: "av.VideoFrame") -> np.ndarray:
+    """(height, width, 3), RGB, uint8, upright."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame)))
+
+
+def decode_video(
+    container: "av.container.InputContainer", stream: "av.VideoStream", source: Source
+) -> Iterator[tuple["av.VideoFrame", float, float]]:
+    """Frames, and of each when it begins, in seconds from the start of the video, and how long it stays."""
+    start, usual = get_start(stream), float(1 / get_rate(stream))
+    moment = -usual
+    for frame in decode(container, stream, source):
+        moment = moment + usual if frame.time is None else frame.time - start
+        yield frame, moment, float(frame.duration * frame.time_base) if frame.duration else usual
+    if moment < 0:
+        raise ValueError(f"{name_of(source)} has no frames.")
+
+
+def read_info(source: Source) -> VideoInfo:
+    """
+    Size, rate and length of a video.
+
+    Args:
+        source (`str`, `PathLike` or `bytes`):
+            A video file, or its content.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: there is no such file; it is no video; it has no video track or no frames.
+    """
+    with open_media(source) as container:
+        stream = get_video_stream(container, source)
+        frame, _, _ = next(decode_video(container, stream, source))
+        size = (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+        rate = get_rate(stream)
+    with open_media(source) as container:
+        stream = get_video_stream(container, source)
+        # Not from the header: recorders write it before they know the length.
+        end = max(packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None)
+        return VideoInfo(*size, rate, float(end * stream.time_base) - get_start(stream))
+
+
+def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
+    """
+    The sound of a file, second by second and without end: after its own there is silence, and in its gaps.
+
+    Args:
+        source (`str`, `PathLike` or `bytes`):
+            A video or sound file, or its content.
+        start (`float`, *optional*):
+            Where the first second begins, on the file's clock. By default where the sound does.
+
+    Yields:
+        `tuple[np.ndarray, int]`: mono samples `(rate,)`, float32, and the rate in hertz.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: there is no such file; it is no media file; it has no sound, or samples
+        that are NaN or infinite.
+    """
+    with open_media(source) as container:
+        stream = get_audio_stream(container, source)
+        start = get_start(stream) if start is None else start
+        # The feature extractor takes minutes for a rate that shares few factors with 16000; FFmpeg does not.
+        rate = stream.rate if math.gcd(stream.rate, 16_000) >= 25 else 16_000
+        resampler = av.AudioResampler(format="fltp", rate=rate)
+        pending, length = np.zeros(0, dtype=np.float32), 0  # what is not handed out yet; samples until now
+        for frame in chain.from_iterable(map(resampler.resample, chain(decode(container, stream, source), [None]))):
+            samples = frame.to_ndarray().mean(axis=0)
+            broken = np.flatnonzero(~np.isfinite(samples))
+            if len(broken):
+                raise ValueError(
+                    f"{name_of(source)} has samples that are NaN or infinite, {(length + broken[0]) / rate:.2f} s from"
+                    " its start. Mend its sound or give another."
+                )
+            # A sound that begins later or earlier than the picture, or stops in between. Less is the clock's step.
+            behind = round((frame.time - start) * rate) - length
+            if length == 0 or behind > 0.1 * rate:
+                samples = np.pad(samples, (behind, 0)) if behind > 0 else samples[-behind:]
+            pending, length = np.concatenate([pending, samples]), length + len(samples)
+            while len(pending) >= rate:
+                yield pending[:rate], rate
+                pending = pending[rate:]
+    yield np.pad(pending, (0, rate - len(pending))), rate
+    yield from repeat((np.zeros(rate, dtype=np.float32), rate))
+
+
+def read_silence(rate: int = 16_000) -> Iterator[tuple[np.ndarray, int]]:
+    yield from repeat((np.zeros(rate, dtype=np.float32), rate))
+
+
+def with_second_before(sounds: Iterator[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
+    before = np.zeros(0, dtype=np.float32)
+    for samples, rate in sounds:
+        yield np.concatenate([before, samples]), rate
+        before = samples
+
+
+def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second]:
+    """
+    What a model gets of a video, second by second. A second counts if the video lasts until its middle; the first one
+    always does. In memory is one second at a time.
+
+    Args:
+        source (`str`, `PathLike` or `bytes`):
+            A video file, or its content.
+        sound (`str`, `PathLike` or `bytes`, *optional*):
+            A file whose sound takes the place of the video's own, or `"silence"`.
+
+    Yields:
+        [`Second`].
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: as [`read_info`] and [`read_sound`].
+    """
+    with open_media(source) as container:
+        stream = get_video_stream(container, source)
+        if sound == SILENCE:
+            sounds = read_silence()
+        else:
+            sounds = read_sound(source, get_start(stream)) if sound is None else read_sound(sound)
+        sounds = with_second_before(sounds)
+        shown, index, end = None, 0, 0.0
+        for frame, moment, duration in decode_video(container, stream, source):
+            while shown is not None and moment > index + 0.5:
+                yield Second(index, Image.fromarray(to_array(shown)), *next(sounds))
+                index += 1
+            shown, end = frame, moment + duration
+        while index == 0 or index + 0.5 < end:
+            yield Second(index, Image.fromarray(to_array(shown)), *next(sounds))
+            index += 1
+
+
+def at_rate(frames: Iterator[tuple["av.VideoFrame", float, float]], fps: Fraction) -> Iterator[tuple]:
+    """Of the frames those that are shown at 0, 1 / fps, 2 / fps, ..."""
+    count, shown, end = 0, None, 0.0
+    for frame, moment, duration in frames:
+        while shown is not None and moment > count / fps:
+            yield shown, float(count / fps), float(1 / fps)
+            count += 1
+        shown, end = frame, moment + duration
+    while count == 0 or count / fps < end - 1e-6:
+        yield shown, float(count / fps), float(1 / fps)
+        count += 1
+
+
+def write_painted(
+    source: Source,
+    output: str | os.PathLike,
+    paint: Callable[[np.ndarray, float], np.ndarray],
+    sound: Source | None = None,
+    fps: float | None = None,
+) -> None:
+    """
+    Writes a video again with its frames painted: the same size, rate and length, and its sound. The file is there once
+    it is whole.
+
+    Args:
+        source (`str`, `PathLike` or `bytes`):
+            A video file, or its content.
+        output (`str` or `PathLike`):
+            The file to write: .mp4, .mov or .mkv.
+        paint (`Callable`):
+            Given a frame `(height, width, 3)`, RGB, uint8, and its time in seconds, what is written in its place.
+        sound (`str`, `PathLike` or `bytes`, *optional*):
+            As for [`read_seconds`]; with `"silence"` there is no audio track.
+        fps (`float`, *optional*):
+            Frames per second. By default each frame stays where it is, and rates that vary do so again.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: as [`read_info`]; or `output` is the video itself, or has another suffix.
+        `OSError`: the file cannot be written.
+    """
+    output = Path(output)
+    check_output(source, output)
+    partial = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
+    try:
+        with open_media(source) as container, open_output(partial) as written:
+            stream = get_video_stream(container, source)
+            frames = decode_video(container, stream, source)
+            rate, time_base = get_rate(stream), stream.time_base
+            if fps is not None:
+                rate = Fraction(fps).limit_denominator(1001)
+                frames, time_base = at_rate(frames, rate), 1 / rate
+            if sound is None:
+                packets = encode_sound(source, written, get_start(stream))
+            else:
+                packets = iter(()) if sound == SILENCE else encode_sound(sound, written)
+            video = None
+            for frame, moment, duration in frames:
+                painted = paint(to_array(frame), moment)
+                if video is None:
+                    video = add_video_stream(written, painted.shape[1], painted.shape[0], rate, time_base)
+                    heard, packet = next(packets, (math.inf, None))  # adds its stream, before anything is written
+                painted = av.VideoFrame.from_ndarray(painted, format="rgb24")
+                painted = painted.reformat(format=video.pix_fmt, dst_colorspace="ITU709")
+                painted.time_base, painted.pts = time_base, round(Fraction(moment) / time_base)
+                painted.duration = round(Fraction(duration) / time_base)
+                written.mux(video.encode(painted))
+                # Side by side: whatever is far ahead would wait in memory.
+                while heard <= moment:
+                    written.mux(packet)
+                    heard, packet = next(packets, (math.inf, None))
+            written.mux(video.encode())
+            while heard < (math.inf if sound is None else moment + duration):
+                written.mux(packet)
+                heard, packet = next(packets, (math.inf, None))
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_output(source: Source, output: Path) -> None:
+    if output.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"{output} should end in {', '.join(VIDEO_SUFFIXES[:-1])} or {VIDEO_SUFFIXES[-1]}.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"{output.parent}, the folder for {output.name}, does not exist.")
+    if not isinstance(source, bytes) and output.exists() and output.samefile(source):
+        raise ValueError(f"{output} is the video itself: choose another name for the output.")
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator["av.container.OutputContainer"]:
+    try:
+        # Players on the web begin before they have all of it.
+        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+            yield container
+    except av.FFmpegError as error:
+        raise OSError(f"{path.parent} cannot take the video: {error.strerror}.") from error
+
+
+def add_video_stream(
+    container: "av.container.OutputContainer", width: int, height: int, rate: Fraction, time_base: Fraction
+) -> "av.VideoStream":
+    stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+    stream.width, stream.height = width, height
+    # With half the colour resolution, which all players know, width and height are even.
+    stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+    context = stream.codec_context
+    context.time_base = time_base
+    context.colorspace, context.color_range = av.video.reformatter.Colorspace.ITU709, 1
+    return stream
+
+
+def encode_sound(
+    source: Source, written: "av.container.OutputContainer", start: float | None = None
+) -> Iterator[tuple[float, "av.Packet"]]:
+    """
+    Adds a file's sound to a video that is written: as it is where players know it, else as AAC. Gives each packet and
+    when it is heard, in seconds from `start`, by default the start of the sound.
+    """
+    with open_media(source) as container:
+        stream = get_audio_stream(container, source)
+        start = get_start(stream) if start is None else start
+        if stream.codec_context.name in COPIED_SOUNDS:
+            track = written.add_stream_from_template(stream)
+            for packet in container.demux(stream):
+                if packet.dts is not None:  # the last one is empty
+                    offset = round(start / packet.time_base)
+                    packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, track
+                    yield float(packet.pts * packet.time_base), packet
+            return
+        track = written.add_stream("aac", rate=48_000, layout="mono" if stream.channels == 1 else "stereo")
+        for frame in chain(decode(container, stream, source), [None]):
+            if frame is not None:
+                frame.pts -= round(start / frame.time_base)
+            for packet in track.encode(frame):
+                yield float(packet.pts * packet.time_base), packet
+
+
+__all__ = ["SILENCE", "Second", "VideoInfo", "read_info", "read_seconds", "write_painted"]

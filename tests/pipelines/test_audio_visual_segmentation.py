@@ -1,0 +1,205 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from stepping_stones_hf import (
+    AAVSForAudioVisualSegmentation,
+    AudioVisualSegmentationPipeline,
+    decode_label_map,
+)
+from stepping_stones_hf.models.aavs.image_processing_pil_aavs import label_pixels, resize_bilinear
+from stepping_stones_hf.video import SILENCE, read_seconds
+
+from ..two_stage import save_stage
+from ..videos import make_frame, make_sound, make_video
+
+
+TASK = "audio-visual-segmentation"
+
+
+@pytest.fixture(scope="module")
+def segment(two_stage_repository) -> AudioVisualSegmentationPipeline:
+    return pipeline(TASK, model=str(two_stage_repository), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip() -> dict:
+    """Four seconds, the frames of two sizes; the sound differs from second to second."""
+    frames = [make_frame(*size, 3 * index) for index, size in enumerate([(80, 60), (80, 60), (50, 70), (80, 60)])]
+    return {"frames": frames, "audio": make_sound(22_050, 4), "sampling_rate": 22_050}
+
+
+@torch.no_grad()
+def segment_by_hand(segment, clip) -> list[torch.Tensor]:
+    processor, model, localizer = segment.processor, segment.model, segment.localizer
+    frames = [Image.fromarray(frame) for frame in clip["frames"]]
+    inputs = processor(
+        images=frames,
+        audio=clip["audio"],
+        sampling_rate=clip["sampling_rate"],
+        patch_hop_seconds=1.0,
+        return_tensors="pt",
+    )
+    masks = torch.stack(processor.post_process_semantic_segmentation(localizer(**inputs)))
+    outputs = model(**inputs, prompt_masks=masks.float())
+    return processor.post_process_semantic_segmentation(outputs, target_sizes=[frame.size[::-1] for frame in frames])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_it_is_processor_model_and_post_processing(segment, clip, batch_size):
+    results = segment(clip, batch_size=batch_size, label_maps="array")
+    expected = segment_by_hand(segment, clip)
+    assert len(np.unique(expected[1])) > 1  # there is something to compare
+    assert [result["second"] for result in results] == [0, 1, 2, 3]
+    for result, label_map in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result["label_map"], label_map)
+
+
+def test_what_it_says_of_classes(segment, clip):
+    for result in segment(clip, label_maps="array", return_score_maps=True):
+        label_map, scores = result["label_map"], result["score_maps"]
+        assert scores.shape == (71, *label_map.shape)
+        np.testing.assert_array_equal(scores.argmax(0), label_map)
+        shares = scores / scores.sum(0)
+        assert {found["label_id"] for found in result["classes"]} == set(np.unique(label_map)) - {0}
+        areas = [found["area"] for found in result["classes"]]
+        assert areas == sorted(areas, reverse=True)
+        for found in result["classes"]:
+            pixels = label_map == found["label_id"]
+            assert found["label"] == segment.model.config.id2label[found["label_id"]]
+            assert found["area"] == pytest.approx(pixels.mean())
+            assert found["score"] == pytest.approx(shares[found["label_id"]][pixels].mean(), rel=1e-4)
+
+
+def test_results_go_through_json(segment, clip):
+    results = segment(clip)
+    again = json.loads(json.dumps(results))
+    assert again == results
+    for result, array in zip(again, segment(clip, label_maps="array")):
+        np.testing.assert_array_equal(decode_label_map(result["label_map"]), array["label_map"])
+
+
+def test_a_video_is_its_frames_and_its_sound(segment, tmp_path):
+    path = make_video(tmp_path / "clip.mkv", audio_codec="pcm_f32le", seconds=3)
+    results = segment(path, label_maps="array")
+    frames = [second.frame for second in read_seconds(path)]
+    clip = {"frames": frames, "audio": make_sound(16_000, 3), "sampling_rate": 16_000}
+    for result, expected in zip(results, segment(clip, label_maps="array"), strict=True):
+        np.testing.assert_array_equal(result["label_map"], expected["label_map"])
+        assert result["label_map"].shape == (48, 64)
+    assert segment(path.read_bytes(), label_maps="array")[1]["classes"] == results[1]["classes"]
+    assert [len(found) for found in segment([path, path])] == [3, 3]
+
+
+def test_the_sound_matters(segment, tmp_path):
+    path = make_video(tmp_path / "clip.mkv", audio_codec="pcm_s16le")
+    own, mute = segment(path), segment(path, sound=SILENCE)
+    changed = [one["label_map"] != other["label_map"] for one, other in zip(own, mute)]
+    assert changed == [False, True, False]  # the tone is in the second second
+
+
+def test_a_model_without_prompt_runs_alone(tmp_path, clip):
+    folder = save_stage(tmp_path / "stage_1", stage=1)
+    segment = pipeline(TASK, model=str(folder), device="cpu")
+    assert segment.localizer is None
+    found = {entry["label"] for result in segment(clip) for entry in result["classes"]}
+    assert found <= {"sounding"}
+    with pytest.raises(ValueError, match="takes no mask prompt"):
+        pipeline(TASK, model=str(folder), localizer=str(folder), device="cpu")
+
+
+def test_bfloat16(two_stage_repository, clip):
+    segment = pipeline(TASK, model=str(two_stage_repository), dtype=torch.bfloat16, device="cpu")
+    assert segment.model.dtype == segment.localizer.dtype == torch.bfloat16
+    assert len(segment(clip, batch_size=2)) == 4
+
+
+class TestLocalizer:
+    def test_it_comes_from_where_it_is_named(self, two_stage_repository, tmp_path, segment, clip):
+        root = tmp_path / "root"
+        shutil.copytree(two_stage_repository, root, ignore=shutil.ignore_patterns("localizer"))
+        by_name = pipeline(TASK, model=str(root), localizer=str(two_stage_repository / "localizer"), device="cpu")
+        assert by_name(clip) == segment(clip)
+        localizer = AAVSForAudioVisualSegmentation.from_pretrained(two_stage_repository / "localizer")
+        assert pipeline(TASK, model=str(root), localizer=localizer, device="cpu")(clip) == segment(clip)
+
+    def test_none_is_there(self, tmp_path):
+        folder = save_stage(tmp_path / "alone", stage=2)
+        with pytest.raises(ValueError, match=r"alone is a second stage.*none in .*alone/localizer.*localizer="):
+            pipeline(TASK, model=str(folder), device="cpu")
+
+    def test_it_is_no_first_stage(self, two_stage_repository):
+        with pytest.raises(ValueError, match="has 71 labels and use_mask_prompt=True: it is no first stage"):
+            pipeline(TASK, model=str(two_stage_repository), localizer=str(two_stage_repository), device="cpu")
+
+    def test_a_model_without_ears(self, tmp_path):
+        folder = save_stage(tmp_path / "deaf", stage=1, audio=False)
+        with pytest.raises(ValueError, match="deaf has no audio encoder"):
+            pipeline(TASK, model=str(folder), device="cpu")
+
+
+class TestBadInput:
+    def test_frames_and_sound_that_do_not_belong_together(self, segment, clip):
+        with pytest.raises(ValueError, match=r"4 frames do not go with 2\.00 s of sound"):
+            segment(clip | {"audio": make_sound(22_050, 2)})
+        with pytest.raises(ValueError, match="frames, at least one, audio and sampling_rate"):
+            segment({"frames": clip["frames"]})
+        with pytest.raises(ValueError, match="sampling_rate"):
+            segment(clip | {"sampling_rate": None})
+        with pytest.raises(ValueError, match="sound replaces that of a file"):
+            segment(clip, sound=SILENCE)
+
+    def test_samples_that_are_nan(self, segment, clip):
+        audio = clip["audio"].copy()
+        audio[0, 100] = np.nan
+        with pytest.raises(ValueError, match="NaN"):
+            segment(clip | {"audio": audio})
+
+    def test_integers_are_scaled_as_everywhere(self, segment, clip):
+        integers = np.round(clip["audio"] * 32767).astype(np.int16)
+        floats = clip | {"audio": integers / 32768}
+        assert segment(clip | {"audio": integers}) == segment(floats)
+
+    def test_what_is_no_video(self, segment, tmp_path):
+        with pytest.raises(ValueError, match="got int"):
+            segment(5)
+        with pytest.raises(FileNotFoundError, match="no file"):
+            segment(str(tmp_path / "missing.mp4"))
+        with pytest.raises(ValueError, match=r"bytes cannot be read"):
+            segment(b"text")
+
+    def test_unknown_arguments(self, segment, clip):
+        with pytest.raises(ValueError, match="takes no threshold"):
+            segment(clip, threshold=0.5)
+        with pytest.raises(ValueError, match="label_maps is 'png'"):
+            segment(clip, label_maps="png")
+
+
+def test_labels_are_the_same_however_many_are_resized_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    scores = torch.rand(7, 6, 5).round(decimals=1)  # with ties
+    expected = resize_bilinear(scores, (11, 13))
+    for limit in (1, 300, 10**9):
+        monkeypatch.setattr("stepping_stones_hf.models.aavs.image_processing_pil_aavs.MAX_RESIZED_SCORES", limit)
+        labels, highest = label_pixels(scores, (11, 13))
+        torch.testing.assert_close(labels, expected.argmax(0))
+        torch.testing.assert_close(highest, expected.amax(0))
