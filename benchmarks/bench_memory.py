@@ -41,6 +41,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
+from stepping_stones_hf.training.checkpointing import checkpoint_activations
 from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS, set_trainable
 
 
@@ -77,7 +78,7 @@ def step(way: str, num_frames: int, size: int, gradients_file: Path) -> dict[str
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05)
     clip = make_clip(num_frames, size)
     if "checkpointing" in way:
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     autocast = torch.autocast("cpu", torch.bfloat16) if "bf16" in way else contextlib.nullcontext()
 
     torch.manual_seed(3407)  # drop path and the random points

@@ -18,7 +18,8 @@ and two controls that the paper lacks: one stage with as many steps as both stag
 
     python examples/ablations.py --config examples/configs/ablations.yaml --output_dir runs/ablations --jobs 2
 
-Each run is a call of train_stepping_stones.py in a folder of its own; the same command goes on with what is missing.
+Each run is a call of train_stepping_stones.py in a folder of its own; the same command goes on with what is missing,
+and refuses runs that were finished with another config. One that fails does not stop the others.
 The folder gets results.csv, a row for each seed, run and prompt, and table.md, with means and 95 % intervals
 (Student's t over the seeds). Differences are paired by seed: the same data, order of the data, and initial weights of
 all that two models share. On the real sets give the config's `mask2former_name_or_path` and `vggish_checkpoint`.
@@ -30,13 +31,17 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import yaml
 from scipy.stats import t as student_t
+from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
+
+from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.training.checkpoints import find_changes
 
 
 EXAMPLES = Path(__file__).parent
@@ -75,49 +80,80 @@ TITLES = {
 PROMPTS = ("no masks", "masks of stage 1", "low", "high", "true masks")
 
 
-def run(command: list[str], log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed: see {log}.")
+def make_arguments(args: Namespace, seed: int, name: str) -> list[str]:
+    """The arguments of the training script for a run."""
+    folder = args.output_dir / f"seed_{seed}"
+    arguments = ["--config", str(args.config), "--seed", str(seed), "--data_dir", str(args.data_dir)]
+    arguments += ["--cache_audio_features", str(args.output_dir / "audio-features")]
+    arguments += ["--output_dir", str(folder / name)]
+    if name in STAGE_1_RUNS:
+        return [*arguments, "--stage", "1", *STAGE_1_RUNS[name]]
+    _, _, config = parse_arguments(arguments)
+    arguments += ["--stage", "2", "--localizer", str(folder / "stage_1" / "stage_1" / "model"), *STAGE_2_RUNS[name]]
+    if name == "one_stage_equal_cost":
+        count = "epochs" if config.stage_2_max_steps is None else "max_steps"
+        both = getattr(config, f"stage_1_{count}") + getattr(config, f"stage_2_{count}")
+        arguments += [f"--stage_2_{count}", str(both)]
+    if name in WITHOUT_KEYS and config.stage_2_parameters is not None:
+        patterns = [pattern for pattern in config.stage_2_parameters if pattern != "audio_aware_key"]
+        arguments += ["--stage_2_parameters", *patterns]
+    return arguments
 
 
-def train(args: Namespace, seed: int, name: str, arguments: list[str]) -> Path:
-    """The folder of a run, which is trained unless it is complete."""
+def check_finished(args: Namespace, seed: int, name: str) -> None:
+    """Refuses a run that was finished with other arguments than it would have now."""
     folder = args.output_dir / f"seed_{seed}" / name
     if not (folder / "all_results.json").exists():
-        command = [str(EXAMPLES / "train_stepping_stones.py"), "--config", str(args.config), "--seed", str(seed)]
-        command += ["--data_dir", str(args.data_dir), "--output_dir", str(folder), *arguments]
-        command += ["--cache_audio_features", str(args.output_dir / "audio-features")]
-        run([*command, "--resume_from_checkpoint", "latest"], folder / "output.txt")
-    return folder
-
-
-def evaluate(args: Namespace, settings: dict, folder: Path) -> None:
-    """Scores a trained second stage with simulated first stages."""
-    if not (folder / "qualities" / "results.json").exists():
-        command = [str(EXAMPLES / "evaluate_stepping_stones.py"), "--model", str(folder / "model")]
-        command += ["--data_dir", str(args.data_dir), "--dataset", "avss", "--prompts", "low", "high"]
-        command += ["--unknown_color", settings.get("unknown_color", "error")]
-        run([*command, "--output_dir", str(folder / "qualities")], folder / "output.txt")
-
-
-def run_one(args: Namespace, settings: dict, seed: int, name: str) -> None:
-    if name in STAGE_1_RUNS:
-        train(args, seed, name, ["--stage", "1", *STAGE_1_RUNS[name]])
         return
-    localizer = args.output_dir / f"seed_{seed}" / "stage_1" / "stage_1" / "model"
-    arguments = ["--stage", "2", "--localizer", str(localizer), *STAGE_2_RUNS[name]]
-    if name == "one_stage_equal_cost":
-        count = "max_steps" if "stage_2_max_steps" in settings else "epochs"
-        arguments += [f"--stage_2_{count}", str(settings[f"stage_1_{count}"] + settings[f"stage_2_{count}"])]
-    if name in WITHOUT_KEYS and "stage_2_parameters" in settings:
-        patterns = [pattern for pattern in settings["stage_2_parameters"] if pattern != "audio_aware_key"]
-        arguments += ["--stage_2_parameters", *patterns]
-    folder = train(args, seed, name, arguments)
-    if name in WITH_QUALITIES:
-        evaluate(args, settings, folder)
+    arguments = get_arguments(*parse_arguments(make_arguments(args, seed, name)))
+    # Where the folders are may have changed.
+    free = (*FREE_ARGUMENTS, "output_dir", "localizer")
+    changes = find_changes(folder / "run.json", {key: value for key, value in arguments.items() if key not in free})
+    if changes:
+        differences = ", ".join(f"{key} was {value}, is {arguments[key]}" for key, value in changes.items())
+        raise ValueError(
+            f"{folder} is finished, but with other arguments: {differences}. Choose another --output_dir, or remove"
+            " that folder to train it again."
+        )
+
+
+def call(script: str, arguments: list[str], log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        done = subprocess.run([sys.executable, str(EXAMPLES / script), *arguments], stdout=file, stderr=file)
+    if done.returncode != 0:
+        last_line = log.read_text().rstrip().rpartition("\n")[2]
+        raise RuntimeError(f"{script} failed, see {log}: {last_line}")
+
+
+def run(args: Namespace, seed: int, name: str) -> None:
+    """Trains and evaluates what is not there yet."""
+    folder = args.output_dir / f"seed_{seed}" / name
+    arguments = make_arguments(args, seed, name)
+    if not (folder / "all_results.json").exists():
+        call("train_stepping_stones.py", [*arguments, "--resume_from_checkpoint", "latest"], folder / "output.txt")
+    if name in WITH_QUALITIES and not (folder / "qualities" / "results.json").exists():
+        config, _, _ = parse_arguments(arguments)
+        arguments = ["--model", str(folder / "model"), "--data_dir", str(args.data_dir), "--dataset", "avss"]
+        arguments += ["--prompts", "low", "high", "--unknown_color", config.unknown_color]
+        arguments += ["--output_dir", str(folder / "qualities")]
+        call("evaluate_stepping_stones.py", arguments, folder / "output.txt")
+
+
+def run_all(args: Namespace) -> None:
+    """Runs what is missing, stage 1 first; what fails is told once all others have ended."""
+    runs = [*product(args.seeds, [name for name in (*STAGE_2_RUNS, *STAGE_1_RUNS) if name != "stage_1"])]
+    with ThreadPoolExecutor(args.jobs) as executor:
+        futures = {(seed, "stage_1"): executor.submit(run, args, seed, "stage_1") for seed in args.seeds}
+        wait(futures.values())
+        failed = {seed for (seed, _), future in futures.items() if future.exception() is not None}
+        waiting = [(seed, name) for seed, name in runs if seed in failed and name in STAGE_2_RUNS]
+        futures |= {item: executor.submit(run, args, *item) for item in runs if item not in waiting}
+    failures = {item: str(future.exception()) for item, future in futures.items() if future.exception() is not None}
+    failures |= dict.fromkeys(waiting, "not begun without its stage 1.")
+    if failures:
+        lines = [f"seed_{seed}/{name}: {failure}" for (seed, name), failure in failures.items()]
+        sys.exit(f"{len(failures)} of {len(futures) + len(waiting)} runs failed:\n" + "\n".join(lines))
 
 
 def read_results(args: Namespace) -> list[dict]:
@@ -206,26 +242,22 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=EXAMPLES / "configs" / "ablations.yaml")
     parser.add_argument("--data_dir", type=Path, help="copy of AVSBench; by default mini-AVSBench is made")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.data_dir is None:
         args.data_dir = args.output_dir / "mini-avsbench"
         if not args.data_dir.exists():
-            from stepping_stones_hf.data.mini import make_mini_avsbench
-
             make_mini_avsbench(args.data_dir)
+    for seed, name in product(args.seeds, (*STAGE_1_RUNS, *STAGE_2_RUNS)):
+        check_finished(args, seed, name)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    others = [name for name in (*STAGE_2_RUNS, *STAGE_1_RUNS) if name != "stage_1"]
-    settings = yaml.safe_load(args.config.read_text())
-    with ThreadPoolExecutor(args.jobs) as executor:
-        list(executor.map(lambda seed: run_one(args, settings, seed, "stage_1"), args.seeds))  # the others need it
-        list(executor.map(lambda item: run_one(args, settings, *item), product(args.seeds, others)))
+    run_all(args)
 
     rows = read_results(args)
     write_csv(rows, args.output_dir / "results.csv")

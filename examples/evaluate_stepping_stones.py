@@ -42,14 +42,15 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, HfArgumentParser
 
 from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSImageProcessorPil, AAVSProcessor
-from stepping_stones_hf.data import AVSCollator, load_avsbench
+from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.avsbench import to_png
 from stepping_stones_hf.data.labels import CLASS_NAMES
 from stepping_stones_hf.training.clips import (
     WithMasks,
     WithNoise,
+    WithSilence,
     WithSounds,
-    make_silence,
+    load_clips,
     read_classes,
     shuffle_sounds,
 )
@@ -61,27 +62,17 @@ from stepping_stones_hf.training.evaluation import (
     calibrate_prompts,
     count_predictions,
     evaluate,
-    localize,
-    make_prompts,
     segment,
 )
+from stepping_stones_hf.training.first_stage import finish_store, predict_masks
 from stepping_stones_hf.training.mask_store import (
-    Manifest,
     begin_store,
     check_store,
-    complete_store,
-    hash_clips,
     hash_model_folder,
     mask_path,
     partial_store,
-    write_mask,
 )
-from stepping_stones_hf.training.report import (
-    make_class_table,
-    make_evaluation_tables,
-    summarize_evaluation,
-    summarize_localization,
-)
+from stepping_stones_hf.training.report import make_class_table, make_evaluation_tables, summarize_evaluation
 
 
 # Names of the methods. Stage 2 is one for each kind of prompt.
@@ -228,26 +219,16 @@ class Stage:
         return cls(folder, model, AAVSProcessor.from_pretrained(folder, backend="pil"))
 
 
-def load_clips(args: EvaluationArguments) -> datasets.Dataset:
-    if any(Path(args.data_dir, args.dataset).glob("*.parquet")):
-        return datasets.load_dataset(args.data_dir, args.dataset, split=args.split)
-    return load_avsbench(args.dataset, args.data_dir, args.split, unknown_color=args.unknown_color)
-
-
-def change_sound(rows: Dataset, sound: str, clips: datasets.Dataset, seed: int) -> Dataset:
-    if sound == "own":
-        return rows
-    if sound == "silence":
-        return WithSounds(rows, make_silence(rows))
-    if sound == "noise":
-        return WithNoise(rows, seed)
-    classes = read_classes(clips)
-    if not any(classes):
-        raise ValueError("Neither masks nor metadata say what sounds: shuffling MS3 needs AVSBench-semantic.")
-    sounds = shuffle_sounds(rows, classes, seed)
-    if not sounds:
-        raise ValueError("No clip has other classes than another one of its subset: their sounds cannot be shuffled.")
-    return WithSounds(rows, sounds)
+def change_sound(clips: datasets.Dataset, collator: AVSCollator, sound: str, seed: int) -> Dataset:
+    """The clips that can be heard with such a sound, as `collator` reads them."""
+    if sound == "shuffled":
+        classes = read_classes(clips)
+        if not any(classes):
+            raise ValueError("Neither masks nor metadata say what sounds: shuffling MS3 needs AVSBench-semantic.")
+        indices, partners = shuffle_sounds(clips["subset"], classes, seed)
+        return WithSounds(collator.prepare(clips.select(indices)), collator.prepare(clips.select(partners)))
+    rows = collator.prepare(clips)
+    return WithSilence(rows) if sound == "silence" else WithNoise(rows, seed)
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -257,11 +238,6 @@ def write_text(path: Path, text: str) -> None:
     partial_path = path.with_name(f".{path.name}.partial")
     partial_path.write_text(text, encoding="utf-8")
     os.replace(partial_path, path)
-
-
-def keep_masks(folder: Path, frames: list[Frame], scores: torch.Tensor) -> None:
-    for frame, mask in zip(frames, make_prompts(scores).cpu().numpy()):
-        write_mask(mask_path(folder, *frame), mask)
 
 
 def keep_label_maps(folder: Path, frames: list[Frame], label_maps: torch.Tensor) -> None:
@@ -284,11 +260,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(folders) < len(args.predictions_dir or []):
         raise ValueError(f"--predictions_dir names methods after its folders: {list(folders)} come twice.")
     with accelerator.main_process_first():
-        clips = load_clips(args)
-    identities = clips.select_columns(["subset", "video_id", "num_frames"])
+        clips = load_clips(args.data_dir, args.dataset, args.split, args.unknown_color)
     if args.stage1_masks_dir is not None:
         localizer_hash = None if localizer_dir is None else hash_model_folder(localizer_dir)
-        check_store(args.stage1_masks_dir, identities, localizer_hash)
+        check_store(args.stage1_masks_dir, clips, localizer_hash)
     localizer, model = Stage.load(localizer_dir, accelerator), Stage.load(model_dir, accelerator)
     label_size = {"height": args.label_size or 224, "width": args.label_size or 224}
     if args.model is not None:
@@ -301,8 +276,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if resized:
             how = "bilinearly" if localizes else "by nearest neighbour"
             accelerator.print(f"{name}: {resized} of {sizes.total()} masks are resized {how} to {label_size}.")
-    rows = LabelCollator(image_processor).prepare(clips)
-    sounds = {sound: change_sound(rows, sound, clips, args.seed) for sound in ("own", *args.counterfactuals)}
+    label_collator = LabelCollator(image_processor)
+    rows = label_collator.prepare(clips)
+    sounds = {"own": rows}
+    for sound in args.counterfactuals:
+        heard = change_sound(clips, label_collator, sound, args.seed)
+        if len(heard) > 0:
+            sounds[sound] = heard
+        else:
+            accelerator.print(f"{sound}: no rows, as no clip has other classes than another one of its subset.")
     make_collator = partial(AVSCollator, cache_dir=args.cache_audio_features, evaluation=True)
     collators = {}
     for prompt in prompts:
@@ -324,31 +306,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Stage 1: which pixels sound?
         masks_dir = args.stage1_masks_dir
         if localizer is not None and masks_dir is None:
-            masks_dir = partial_store(output_dir / "stage1_masks")
-            if accelerator.is_main_process:
-                begin_store(output_dir / "stage1_masks")
-            accelerator.wait_for_everyone()
-            scores.setdefault(STAGE_1, {})[sound] = get_scores(
+            store = output_dir / "stage1_masks"
+            masks_dir = partial_store(store)
+            scores.setdefault(STAGE_1, {})[sound] = predict_masks(
+                accelerator,
+                localizer.model,
+                localizer.processor,
                 heard,
-                make_collator(localizer.processor),
-                partial(localize, localizer.model, localizer.processor),
-                FrameScores(),
-                on_predictions=partial(keep_masks, masks_dir),
+                store,
+                cache_dir=args.cache_audio_features,
+                **loading,
             )
             if sound == "own":
-                masks_dir = output_dir / "stage1_masks"
-                if accelerator.is_main_process:
-                    own_scores = scores[STAGE_1]["own"]
-                    manifest = Manifest(
-                        localizer=str(localizer.folder),
-                        localizer_hash=hash_model_folder(localizer.folder),
-                        clips_hash=hash_clips(identities),
-                        num_frames=len(own_scores.statistics),
-                        soft=False,
-                        scores=summarize_localization(own_scores),
-                    )
-                    complete_store(masks_dir, manifest)
-                accelerator.wait_for_everyone()
+                masks_dir = store
+                finish_store(accelerator, store, localizer.folder, clips, scores[STAGE_1]["own"])
 
         # Stage 2, or one stage: and what are they?
         for prompt, collator in collators.items():

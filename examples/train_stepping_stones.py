@@ -29,14 +29,11 @@ of the run are
     curves.png, grid.png
 """
 
-import csv
-import hashlib
 import json
 import math
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -45,14 +42,12 @@ from itertools import chain
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import DistributedType, set_seed
 from huggingface_hub import HfApi
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_scheduler
 
@@ -65,33 +60,40 @@ from stepping_stones_hf import (
     VGGishFeatureExtractor,
     load_mask2former_weights,
 )
-from stepping_stones_hf.data import AVSCollator, load_avsbench
-from stepping_stones_hf.data.collator import as_image
+from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.labels import CLASS_NAMES
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.vggish import load_vggish
-from stepping_stones_hf.training.clips import SingleFrames, WithMasks, WithSounds, is_silent, make_silence
-from stepping_stones_hf.training.degrade import DegradedPrompts
-from stepping_stones_hf.training.evaluation import FrameScores, evaluate, localize, make_prompts, segment
-from stepping_stones_hf.training.mask_store import (
-    Manifest,
-    begin_store,
-    check_store,
-    complete_store,
-    hash_clips,
-    hash_model_folder,
-    mask_path,
-    partial_store,
-    write_mask,
+from stepping_stones_hf.training.batches import StepBatches, derive_seed
+from stepping_stones_hf.training.checkpoints import (
+    StopRequest,
+    begin_run,
+    best_folder,
+    check_space,
+    find_checkpoint,
+    save_checkpoint,
+    save_model,
 )
-from stepping_stones_hf.training.report import make_model_card, make_table, summarize_localization, summarize_semantics
+from stepping_stones_hf.training.clips import SingleFrames, WithMasks, WithSilence, is_silent, load_clips
+from stepping_stones_hf.training.degrade import DegradedPrompts
+from stepping_stones_hf.training.evaluation import FrameScores, evaluate, localize, segment
+from stepping_stones_hf.training.first_stage import check_localizer, finish_store, predict_masks
+from stepping_stones_hf.training.log import Log
+from stepping_stones_hf.training.mask_store import check_store, hash_model_folder
+from stepping_stones_hf.training.report import (
+    draw_examples,
+    make_table,
+    summarize_localization,
+    summarize_semantics,
+    write_repository,
+)
 from stepping_stones_hf.training.stages import (
     BACKBONE_ADAPTERS,
     renew_backbone_adapters,
     set_trainable,
     switch_off_backbone_adapters,
 )
-from stepping_stones_hf.visualization import BINARY_PALETTE, describe, draw_grid, overlay, plot_curves
+from stepping_stones_hf.visualization import plot_curves
 
 
 @dataclass
@@ -219,57 +221,6 @@ def parse_arguments(argv: list[str]) -> tuple[DataArguments, ModelArguments, Tra
     return data_args, model_args, args
 
 
-def derive_seed(*parts: int) -> int:
-    """A seed that follows from all the numbers: with sums of them, seed 1 in epoch 1 would be seed 2 in epoch 0."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
-
-
-# Data ----------------------------------------------------------------------------------------------------------------
-
-
-def load_clips(args: DataArguments, config: str) -> datasets.DatasetDict:
-    if any(Path(args.data_dir, config).glob("*.parquet")):
-        return datasets.load_dataset(args.data_dir, config)
-    return load_avsbench(config, args.data_dir, unknown_color=args.unknown_color)
-
-
-class StepBatches:
-    """
-    The batches of one process in one epoch, optimiser step by optimiser step. An epoch's order follows from the seed,
-    and a step has the same clips on one process as on many. Clips that fill no step are left out.
-    """
-
-    def __init__(self, accelerator: Accelerator, args: TrainingArguments, clips: Dataset, collator, num_workers: int):
-        self.accelerator, self.args = accelerator, args
-        self.clips, self.collator, self.num_workers = clips, collator, num_workers
-        self.clips_per_pass = args.per_device_train_batch_size
-        self.clips_per_step = self.clips_per_pass * args.gradient_accumulation_steps * accelerator.num_processes
-        if len(clips) < self.clips_per_step:
-            raise ValueError(f"{len(clips)} training clips do not fill a step of {self.clips_per_step}.")
-
-    def __len__(self) -> int:
-        return len(self.clips) // self.clips_per_step
-
-    def order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.args.seed, epoch))
-        return torch.randperm(len(self.clips), generator=generator).tolist()
-
-    def epoch(self, epoch: int, first_step: int, end_step: int) -> Iterator[tuple[dict, ...]]:
-        order, passes = self.order(epoch), self.args.gradient_accumulation_steps
-        first = range(first_step * self.clips_per_step, end_step * self.clips_per_step, self.clips_per_pass)
-        batches = [order[start : start + self.clips_per_pass] for start in first]
-        # A step is its processes' passes one after the other: process 0 has the first `passes` of them, and so on.
-        rank, size = self.accelerator.process_index * passes, self.accelerator.num_processes * passes
-        batches = [batch for index, batch in enumerate(batches) if rank <= index % size < rank + passes]
-        loader = DataLoader(self.clips, batch_sampler=batches, collate_fn=self.collator, num_workers=self.num_workers)
-        device = self.accelerator.device
-        return zip(*[(send_to_device(dict(batch), device) for batch in loader)] * passes)
-
-    def names(self, epoch: int, step: int) -> list[str]:
-        indices = self.order(epoch)[step * self.clips_per_step : (step + 1) * self.clips_per_step]
-        return [f"{clip['subset']}/{clip['video_id']}" for clip in (self.clips[index] for index in indices)]
-
-
 # Models --------------------------------------------------------------------------------------------------------------
 
 
@@ -366,131 +317,7 @@ def make_model(
     return model, AAVSProcessor(image_processor, VGGishFeatureExtractor())
 
 
-def save_model(accelerator: Accelerator, model, processor: AAVSProcessor, folder: Path) -> None:
-    """Writes a model with its processor, whole or not at all, in place of an older one."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    state_dict = accelerator.get_state_dict(model)
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        accelerator.unwrap_model(model).save_pretrained(partial, state_dict=state_dict)
-        processor.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    accelerator.wait_for_everyone()
-
-
 # Training ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Progress:
-    """How far a stage is; `step` counts within the epoch."""
-
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    best_score: float = -math.inf
-    best_epoch: int | None = None
-
-
-class StopRequest:
-    """Set by SIGTERM and Ctrl-C while a stage trains: the step in progress ends, then the run is saved."""
-
-    def __enter__(self) -> "StopRequest":
-        self.number = None
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self.handlers = {number: signal.signal(number, self.set) for number in numbers}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def set(self, number, frame) -> None:
-        self.number = number
-
-    def is_set(self, accelerator: Accelerator) -> bool:
-        """Whether any process has been asked to stop."""
-        asked = torch.tensor(float(self.number is not None), device=accelerator.device)
-        return accelerator.reduce(asked, "sum").item() > 0
-
-    def leave(self, stage: int, progress: Progress) -> None:
-        print(f"\nStopped and saved after step {progress.total_steps} of stage {stage}.", file=sys.stderr)
-        sys.exit(128 + (self.number or signal.SIGTERM))
-
-
-def find_checkpoint(folder: Path) -> tuple[Progress, Path | None]:
-    """Checkpoints are renamed to their names when they are whole."""
-    checkpoints = sorted(folder.glob("checkpoints/epoch_*"))
-    if not checkpoints:
-        return Progress(), None
-    return Progress(**json.loads((checkpoints[-1] / "progress.json").read_text())), checkpoints[-1]
-
-
-def check_space(folder: Path, model: AAVSForAudioVisualSegmentation) -> None:
-    """Refuses to begin where a checkpoint and the best model, each beside the one before it, will not fit."""
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    trainable = sum(parameter.numel() * 4 for parameter in model.parameters() if parameter.requires_grad)
-    # AdamW keeps two numbers for each that trains.
-    needed, free = 2 * (size + size + 2 * trainable), shutil.disk_usage(folder).free
-    if free < needed:
-        raise ValueError(
-            f"{folder} has room for {free / 2**20:,.0f} MiB, and the checkpoints of a stage need"
-            f" {needed / 2**20:,.0f} MiB: make room or choose another --output_dir."
-        )
-
-
-def best_folder(folder: Path, progress: Progress) -> Path:
-    """The best model by the epoch it is from: a run that goes on from a checkpoint finds the one that it knows of."""
-    return folder / f"best_{progress.best_epoch}"
-
-
-def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
-    # The name has the epoch too: after its last step there may be a checkpoint before and one after the evaluation.
-    path = folder / "checkpoints" / f"epoch_{progress.epoch:06d}_step_{progress.step:08d}"
-    partial = path.with_name(".partial")
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(partial)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (partial / "progress.json").write_text(json.dumps(asdict(progress)))
-        older = [*path.parent.glob("epoch_*")]
-        partial.rename(path)
-        # Killed in between, a run has two checkpoints, or one and the rest of an older one: the last one counts.
-        for other in older:
-            shutil.rmtree(other)
-    accelerator.wait_for_everyone()
-
-
-class Log:
-    """log.csv of a stage. A run that is resumed drops the rows that it will write again."""
-
-    columns = ("step", "epoch", "loss", "learning_rate", "score")
-
-    def __init__(self, accelerator: Accelerator, path: Path, progress: Progress):
-        self.accelerator, self.path = accelerator, path
-        if accelerator.is_main_process:
-            rows = []
-            if path.exists():
-                with open(path, newline="") as file:
-                    rows = [row for row in csv.DictReader(file) if int(row["step"]) <= progress.total_steps]
-                rows = [row for row in rows if not row["score"] or int(row["epoch"]) < progress.epoch]
-            partial_path = path.with_name(".log.csv")
-            with open(partial_path, "w", newline="") as file:
-                writer = csv.DictWriter(file, self.columns)
-                writer.writeheader()
-                writer.writerows(rows)
-            partial_path.replace(path)
-
-    def write(self, stage: int, **values) -> None:
-        if self.accelerator.is_main_process:
-            with open(self.path, "a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(values)
-        tracked = {f"stage_{stage}/{name}": value for name, value in values.items() if name != "step"}
-        self.accelerator.log(tracked, step=values["step"])
 
 
 def compute_gradients(
@@ -560,7 +387,7 @@ def train(
     if checkpoint is None:
         check_space(folder.parent, model)
     folder.mkdir(parents=True, exist_ok=True)
-    log = Log(accelerator, folder / "log.csv", progress)
+    log = Log(accelerator, folder, progress)
     bar = tqdm(
         total=max_steps,
         initial=progress.total_steps,
@@ -621,9 +448,7 @@ def train(
                 optimizer.zero_grad()
                 progress.step += 1
                 progress.total_steps += 1
-                log.write(
-                    stage, step=progress.total_steps, epoch=epoch, loss=round(loss, 6), learning_rate=learning_rate
-                )
+                log.write(progress.total_steps, epoch=epoch, loss=round(loss, 6), learning_rate=learning_rate)
                 bar.update()
                 frames_per_second = num_frames * bar.format_dict["rate"] if bar.format_dict["rate"] else 0
                 bar.set_postfix(loss=f"{loss:.3f}", lr=f"{learning_rate:.1e}", frames_s=f"{frames_per_second:.0f}")
@@ -634,7 +459,7 @@ def train(
                     stop.leave(stage, progress)
 
             score = get_score(accelerator.unwrap_model(prepared).eval())
-            log.write(stage, step=progress.total_steps, epoch=epoch, score=score)
+            log.write(progress.total_steps, epoch=epoch, score=score)
             if score > progress.best_score:
                 progress.best_score, progress.best_epoch = score, epoch
                 save_model(accelerator, prepared, processor, best_folder(folder, progress))
@@ -659,7 +484,7 @@ def train(
 
 def prepare(clips: datasets.Dataset, collator: AVSCollator, data_args: DataArguments) -> Dataset:
     rows = collator.prepare(clips)
-    return rows if data_args.sound == "own" else WithSounds(rows, make_silence(rows))
+    return rows if data_args.sound == "own" else WithSilence(rows)
 
 
 def get_scores(
@@ -670,7 +495,6 @@ def get_scores(
     processor: AAVSProcessor,
     clips: datasets.Dataset,
     store: Path | None = None,
-    on_predictions=None,
 ) -> FrameScores:
     """Scores of a model of either stage; one of stage 2 is prompted with the masks of a store or with true ones."""
     prompted, localizes = model.config.use_mask_prompt, model.config.num_labels == 2
@@ -689,21 +513,7 @@ def get_scores(
         FrameScores(None if localizes else model.config.num_labels),
         args.per_device_eval_batch_size,
         data_args.dataloader_num_workers,
-        on_predictions,
     )
-
-
-def check_localizer(folder: Path) -> Path:
-    """Makes sure that a folder holds a model of stage 1."""
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder / 'config.json'} does not exist: --localizer is the folder of a stage 1.")
-    num_labels = AAVSConfig.from_pretrained(folder).num_labels
-    if num_labels != 2:
-        raise ValueError(
-            f"--localizer {folder} has {num_labels} labels, expected the 2 of a stage 1: in a two-stage repository,"
-            " that is its folder localizer/."
-        )
-    return folder
 
 
 def store_masks(
@@ -715,103 +525,22 @@ def store_masks(
     store: Path,
 ) -> dict:
     """Predicts the masks of stage 1 for a split, unless its store is there already, and returns their scores."""
-    localizer_hash = hash_model_folder(localizer_dir)
     if not store.exists():
         model = AAVSForAudioVisualSegmentation.from_pretrained(localizer_dir)
         processor = AAVSProcessor.from_pretrained(localizer_dir, backend="pil")
-        if accelerator.is_main_process:
-            begin_store(store)
-        accelerator.wait_for_everyone()
-
-        def keep(frames: list[tuple[str, str, int]], scores: torch.Tensor) -> None:
-            for frame, mask in zip(frames, make_prompts(scores, data_args.soft_masks).cpu().numpy()):
-                write_mask(mask_path(partial_store(store), *frame), mask)
-
-        scores = get_scores(accelerator, args, data_args, model, processor, clips, on_predictions=keep)
-        if accelerator.is_main_process:
-            manifest = Manifest(
-                localizer=str(localizer_dir),
-                localizer_hash=localizer_hash,
-                clips_hash=hash_clips(clips.select_columns(["subset", "video_id", "num_frames"])),
-                num_frames=len(scores.statistics),
-                soft=data_args.soft_masks,
-                scores=summarize_localization(scores),
-            )
-            complete_store(store, manifest)
-        accelerator.wait_for_everyone()
-    return check_store(store, clips.select_columns(["subset", "video_id", "num_frames"]), localizer_hash).scores
-
-
-def write_repository(args: TrainingArguments, stages: dict[int, Path], results: dict) -> Path:
-    """The two-stage repository, or that of the stage that there is, whole or not at all."""
-    folder, partial_folder = Path(args.output_dir, "model"), Path(args.output_dir, ".model.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    shutil.copytree(stages.get(2, stages.get(1)), partial_folder)
-    if "no masks" in results.get("stage_2", ()):
-        kind = "one stage"
-    elif len(stages) == 2:
-        kind = "two stages"
-        shutil.copytree(stages[1], partial_folder / "localizer")
-    else:
-        kind = f"stage {next(iter(stages))}"
-    make_model_card(results, kind, args.hub_model_id or str(folder)).save(partial_folder / "README.md")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial_folder.rename(folder)
-    return folder
-
-
-@torch.no_grad()
-def draw_examples(repository: Path, clips: datasets.Dataset, store: Path) -> Image.Image:
-    """Of a clip of each subset the frame where most classes sound and, if there is one, a frame where others do."""
-    model = AAVSForAudioVisualSegmentation.from_pretrained(repository)
-    processor = AAVSProcessor.from_pretrained(repository, backend="pil")
-    collator = AVSCollator(processor, prompt="stage1" if model.config.use_mask_prompt else None, evaluation=True)
-    first_of_subset = {subset: index for index, subset in reversed(list(enumerate(clips["subset"])))}
-    rows = []
-    for clip in WithMasks(collator.prepare(clips.select(sorted(first_of_subset.values()))), store):
-        inputs = collator([clip])
-        frames, truths = inputs.pop("frames"), inputs.pop("label_maps").numpy()
-        predictions = segment(model, processor, inputs).numpy()
-        classes = [frozenset(truth.ravel().tolist()) for truth in truths]
-        first = max(range(len(classes)), key=lambda index: len(classes[index]))
-        second = next((index for index in range(len(classes)) if classes[index] != classes[first]), None)
-        for index in (first,) if second is None else (first, second):
-            frame = as_image(clip["frames"][index])
-            mask = np.asarray(Image.open(mask_path(store, *frames[index]))) > 127
-            rows.append(
-                [
-                    (frame, ""),
-                    (overlay(frame, truths[index]), describe(truths[index])),
-                    (overlay(frame, mask, BINARY_PALETTE), ""),
-                    (overlay(frame, predictions[index]), describe(predictions[index])),
-                ]
-            )
-    return draw_grid(("frame", "truth", "stage 1", "stage 2"), rows)
-
-
-def begin_run(args: TrainingArguments, arguments: dict) -> None:
-    """Refuses a folder that another run has trained in."""
-    output_dir = Path(args.output_dir)
-    path, partial_path = output_dir / "run.json", output_dir / ".run.json"
-    trained = any(output_dir.glob("stage_*/*"))
-    if trained and not path.exists():
-        raise ValueError(f"{output_dir} has stages of a run that left no run.json. Choose another --output_dir.")
-    if trained:
-        if args.resume_from_checkpoint != "latest":
-            raise ValueError(
-                f"{output_dir} has a run already. --resume_from_checkpoint latest goes on with it; or choose another"
-                " --output_dir."
-            )
-        before = json.loads(path.read_text())
-        changed = [name for name, value in arguments.items() if before.get(name) != value]
-        if changed:
-            raise ValueError(
-                f"{output_dir} is the folder of another run: {', '.join(changed)} differ"
-                f" ({', '.join(str(before.get(name)) for name in changed)} there)."
-            )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    partial_path.write_text(json.dumps(arguments, indent=2))
-    partial_path.replace(path)
+        scores = predict_masks(
+            accelerator,
+            model,
+            processor,
+            prepare(clips, AVSCollator(processor), data_args),
+            store,
+            data_args.soft_masks,
+            data_args.cache_audio_features,
+            batch_size=args.per_device_eval_batch_size,
+            num_workers=data_args.dataloader_num_workers,
+        )
+        finish_store(accelerator, store, localizer_dir, clips, scores, data_args.soft_masks)
+    return check_store(store, clips, hash_model_folder(localizer_dir)).scores
 
 
 # Arguments that may change when a run goes on.
@@ -825,6 +554,10 @@ FREE_ARGUMENTS = (
     "push_to_hub",
     "hub_model_id",
 )
+
+
+def get_arguments(*groups: DataArguments | ModelArguments | TrainingArguments) -> dict:
+    return {name: value for group in groups for name, value in asdict(group).items()}
 
 
 def check_arguments(args: TrainingArguments) -> None:
@@ -845,10 +578,15 @@ def main(argv: list[str] | None = None) -> None:
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
     )
-    arguments = {**asdict(data_args), **asdict(model_args), **asdict(args), "num_processes": accelerator.num_processes}
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"{accelerator.distributed_type.value} is for trainer.py: this script has the whole model on each process."
+        )
+    arguments = get_arguments(data_args, model_args, args) | {"num_processes": accelerator.num_processes}
     output_dir = Path(args.output_dir)
     if accelerator.is_main_process:
-        begin_run(args, {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS})
+        fixed = {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS}
+        begin_run(output_dir, fixed, resume=args.resume_from_checkpoint == "latest")
         if args.push_to_hub:
             args.hub_model_id = HfApi().create_repo(args.hub_model_id or output_dir.name, exist_ok=True).repo_id
     if args.report_to is not None:
@@ -862,29 +600,32 @@ def main(argv: list[str] | None = None) -> None:
             data_args.data_dir = str(output_dir / "mini-avsbench")
             if not Path(data_args.data_dir).exists():
                 make_mini_avsbench(data_args.data_dir)
-        stage_1_clips = load_clips(data_args, data_args.stage_1_dataset)
-        clips = load_clips(data_args, "avss") if args.stage != "1" else stage_1_clips
+        load = partial(load_clips, data_args.data_dir, unknown_color=data_args.unknown_color)
+        stage_1_clips = load(data_args.stage_1_dataset)
+        clips = load("avss") if args.stage != "1" else stage_1_clips
     missing = {"train", "validation", "test"} - (set(stage_1_clips) & set(clips))
     if missing:
         raise ValueError(f"{data_args.data_dir} has no clips for {', '.join(sorted(missing))}.")
 
     def make_batches(stage: int, clips: datasets.Dataset, collator: AVSCollator, store: Path | None) -> StepBatches:
-        rows = prepare(clips, collator, data_args)
         if stage == 1:
             # The released program makes no update for a clip of MS3 in which nothing sounds.
-            rows = Subset(
-                rows,
-                [
-                    index
-                    for index, subset in enumerate(clips["subset"])
-                    if subset != "v1m" or not is_silent(rows[index])
-                ],
-            )
+            rows, subsets = collator.prepare(clips), enumerate(clips["subset"])
+            clips = clips.select([row for row, subset in subsets if subset != "v1m" or not is_silent(rows[row])])
+        rows = prepare(clips, collator, data_args)
         if store is not None:
             rows = WithMasks(rows, store)
         if data_args.split_clips:
             rows = SingleFrames(rows)
-        return StepBatches(accelerator, args, rows, collator, data_args.dataloader_num_workers)
+        return StepBatches(
+            accelerator,
+            rows,
+            collator,
+            args.seed,
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            data_args.dataloader_num_workers,
+        )
 
     stages, results = {}, {}
 
@@ -918,10 +659,12 @@ def main(argv: list[str] | None = None) -> None:
         splits = {"1": ["test"], "2": ["validation", "test"], "all": ["validation", "test"]}[args.stage]
         if data_args.train_prompts == "stage1":
             splits.append("train")
-        for split in splits:
-            stores[split] = output_dir / "masks" / split
-            store_masks(accelerator, args, data_args, stages[1], clips[split], stores[split])
-        results["stage_1"] = store_masks(accelerator, args, data_args, stages[1], clips["test"], stores["test"])
+        stores = {split: output_dir / "masks" / split for split in splits}
+        scores = {
+            split: store_masks(accelerator, args, data_args, stages[1], clips[split], store)
+            for split, store in stores.items()
+        }
+        results["stage_1"] = scores["test"]
 
     # Stage 2: and what are they?
     if args.stage in ("2", "all"):
@@ -956,7 +699,8 @@ def main(argv: list[str] | None = None) -> None:
         }
 
     if accelerator.is_main_process:
-        repository = write_repository(args, stages, results)
+        repository = output_dir / "model"
+        write_repository(repository, stages, results, args.hub_model_id)
         partial_path = output_dir / ".all_results.json"
         partial_path.write_text(json.dumps(results, indent=2))
         partial_path.rename(output_dir / "all_results.json")

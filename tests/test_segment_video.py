@@ -23,7 +23,7 @@ from transformers import pipeline
 from stepping_stones_hf.cli import main
 from stepping_stones_hf.data.labels import PALETTE
 from stepping_stones_hf.segment_video import describe_timeline, segment_video
-from stepping_stones_hf.video import SILENCE, read_info, read_seconds
+from stepping_stones_hf.video import SILENCE, read_info, read_seconds, write_video
 
 from .two_stage import save_stage
 from .videos import make_video, read_streams
@@ -158,3 +158,28 @@ class TestCommand:
         assert main(["segment", str(path), "--model", "second"]) == 1
         assert "is a second stage" in capsys.readouterr().err
         assert read_files(tmp_path) == {"clip.mp4", "second"}
+
+
+class TestRealClips:
+    @pytest.mark.parametrize("subset", ["v1s", "v1m", "v2"])
+    def test_photos_and_sounds_as_a_video(self, shared_dir, two_stage_repository, segment, tmp_path, subset):
+        clip = min(path for path in (shared_dir / "real_clips" / subset).iterdir() if path.is_dir())
+        frames = [Image.open(path).convert("RGB") for path in sorted((clip / "frames").glob("*.jpg"))]
+        sound, rate = soundfile.read(clip / "audio.wav", dtype="float32", always_2d=True)
+        path, output = tmp_path / "clip.mp4", tmp_path / "clip_segmented.mp4"
+        write_video(frames, sound.T, rate, path)
+
+        arguments = ["--model", str(two_stage_repository), "--masks", str(tmp_path / "masks")]
+        assert main(["segment", str(path), *arguments]) == 0
+        before, after = read_info(path), read_info(output)
+        assert after == before
+        assert (after.width, after.height) == frames[0].size
+        assert read_streams(output) == read_streams(path)
+        assert set(read_streams(output)) == {"video", "audio"}
+
+        seconds = list(read_seconds(path))
+        for second, photo in zip(seconds, frames, strict=True):
+            assert np.abs(np.asarray(second.frame, dtype=float) - np.asarray(photo)).mean() < 8
+        for result in segment(path, label_maps="array"):
+            mask = Image.open(tmp_path / "masks" / f"{result['second']:05d}.png")
+            np.testing.assert_array_equal(np.asarray(mask), result["label_map"])

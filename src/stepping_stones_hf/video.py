@@ -16,7 +16,7 @@
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -307,39 +307,81 @@ def write_painted(
     """
     output = Path(output)
     check_output(source, output)
-    partial = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
-    try:
-        with open_media(source) as container, open_output(partial) as written:
-            stream = get_video_stream(container, source)
-            frames = decode_video(container, stream, source)
-            rate, time_base = get_rate(stream), stream.time_base
-            if fps is not None:
-                rate = Fraction(fps).limit_denominator(1001)
-                frames, time_base = at_rate(frames, rate), 1 / rate
-            if sound is None:
-                packets = encode_sound(source, written, get_start(stream))
-            else:
-                packets = iter(()) if sound == SILENCE else encode_sound(sound, written)
-            video = None
-            for frame, moment, duration in frames:
-                painted = paint(to_array(frame), moment)
-                if video is None:
-                    video = add_video_stream(written, painted.shape[1], painted.shape[0], rate, time_base)
-                    heard, packet = next(packets, (math.inf, None))  # adds its stream, before anything is written
-                painted = av.VideoFrame.from_ndarray(painted, format="rgb24")
-                painted = painted.reformat(format=video.pix_fmt, dst_colorspace="ITU709")
-                painted.time_base, painted.pts = time_base, round(Fraction(moment) / time_base)
-                painted.duration = round(Fraction(duration) / time_base)
-                written.mux(video.encode(painted))
-                # Side by side: whatever is far ahead would wait in memory.
-                while heard <= moment:
-                    written.mux(packet)
-                    heard, packet = next(packets, (math.inf, None))
-            written.mux(video.encode())
-            while heard < (math.inf if sound is None else moment + duration):
+    with write_whole(output) as partial, open_media(source) as container, open_output(partial) as written:
+        stream = get_video_stream(container, source)
+        frames = decode_video(container, stream, source)
+        rate, time_base = get_rate(stream), stream.time_base
+        if fps is not None:
+            rate = Fraction(fps).limit_denominator(1001)
+            frames, time_base = at_rate(frames, rate), 1 / rate
+        if sound is None:
+            packets = encode_sound(source, written, get_start(stream))
+        else:
+            packets = iter(()) if sound == SILENCE else encode_sound(sound, written)
+        video = None
+        for frame, moment, duration in frames:
+            painted = paint(to_array(frame), moment)
+            if video is None:
+                video = add_video_stream(written, painted.shape[1], painted.shape[0], rate, time_base)
+                heard, packet = next(packets, (math.inf, None))  # adds its stream, before anything is written
+            start, stay = round(Fraction(moment) / time_base), round(Fraction(duration) / time_base)
+            written.mux(encode_picture(video, painted, start, stay))
+            # Side by side: whatever is far ahead would wait in memory.
+            while heard <= moment:
                 written.mux(packet)
                 heard, packet = next(packets, (math.inf, None))
-        partial.replace(output)
+        written.mux(video.encode())
+        while heard < (math.inf if sound is None else moment + duration):
+            written.mux(packet)
+            heard, packet = next(packets, (math.inf, None))
+
+
+def write_video(
+    frames: Sequence[Image.Image], waveform: np.ndarray, sampling_rate: int, output: str | os.PathLike, fps: int = 10
+) -> None:
+    """
+    Makes a video of the frames and the sound of a clip of AVSBench: each frame stays for a second.
+
+    Args:
+        frames (`Sequence[PIL.Image.Image]`):
+            A frame for each second, all of one size.
+        waveform (`np.ndarray` of shape `(channels, samples)`):
+            The sound, of one or two channels.
+        sampling_rate (`int`):
+            Its rate in hertz.
+        output (`str` or `PathLike`):
+            The file to write: .mp4, .mov or .mkv.
+        fps (`int`, *optional*, defaults to 10):
+            Frames per second of the video, in which each frame comes so many times.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: the folder does not exist; `output` has another suffix.
+        `OSError`: the file cannot be written.
+    """
+    output = Path(output)
+    check_output(b"", output)
+    layout = "mono" if len(waveform) == 1 else "stereo"
+    with write_whole(output) as partial, open_output(partial) as written:
+        video = add_video_stream(written, *frames[0].size, Fraction(fps), Fraction(1, fps))
+        audio = written.add_stream("aac", rate=sampling_rate, layout=layout)
+        for index in range(len(frames) * fps):
+            written.mux(encode_picture(video, np.asarray(frames[index // fps].convert("RGB")), index, 1))
+        written.mux(video.encode())
+        sound = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(waveform, dtype=np.float32), format="fltp", layout=layout
+        )
+        sound.sample_rate, sound.time_base, sound.pts = sampling_rate, Fraction(1, sampling_rate), 0
+        written.mux(audio.encode(sound))
+        written.mux(audio.encode())
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """A name beside a file for what becomes the file once it is whole."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -376,6 +418,14 @@ def add_video_stream(
     return stream
 
 
+def encode_picture(stream: "av.VideoStream", picture: np.ndarray, start: int, duration: int) -> list["av.Packet"]:
+    """(height, width, 3), RGB, uint8; its time in the units of the stream's codec."""
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709")
+    frame.time_base, frame.pts, frame.duration = stream.codec_context.time_base, start, duration
+    return stream.encode(frame)
+
+
 def encode_sound(
     source: Source, written: "av.container.OutputContainer", start: float | None = None
 ) -> Iterator[tuple[float, "av.Packet"]]:
@@ -402,4 +452,4 @@ def encode_sound(
                 yield float(packet.pts * packet.time_base), packet
 
 
-__all__ = ["SILENCE", "Second", "VideoInfo", "read_info", "read_seconds", "write_painted"]
+__all__ = ["SILENCE", "Second", "VideoInfo", "read_info", "read_seconds", "write_painted", "write_video"]

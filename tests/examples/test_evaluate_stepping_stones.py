@@ -306,27 +306,33 @@ def test_a_mask_that_cannot_be_used_is_named(evaluation, data_dir, tmp_path, dat
 def test_shuffled_sounds_share_no_class_and_go_once():
     random = np.random.default_rng(0)
     classes = [set(random.choice(8, size=1 + index % 2, replace=False).tolist()) for index in range(20)]
-    rows = [
-        {"subset": "v2" if index < 8 else "v1s", "video_id": str(index), "audio": {"bytes": None, "path": index}}
-        for index in range(20)
-    ]
-    sounds = shuffle_sounds(rows, classes, seed=0)
-    assert len(sounds) == 20
-    assert sorted(sound["path"] for sound in sounds.values()) == list(range(20))
-    for (subset, video), sound in sounds.items():
-        assert rows[sound["path"]]["subset"] == subset
-        assert not classes[int(video)] & classes[sound["path"]]
-    assert sounds == shuffle_sounds(rows, classes, seed=0) != shuffle_sounds(rows, classes, seed=1)
+    subsets = ["v2" if index < 8 else "v1s" for index in range(20)]
+    indices, partners = shuffle_sounds(subsets, classes, seed=0)
+    assert indices == sorted(partners) == list(range(20))
+    for clip, partner in zip(indices, partners):
+        assert subsets[clip] == subsets[partner]
+        assert not classes[clip] & classes[partner]
+    assert (indices, partners) == shuffle_sounds(subsets, classes, seed=0) != shuffle_sounds(subsets, classes, seed=1)
 
 
 def test_clips_without_a_partner_are_left_out_when_sounds_are_shuffled():
     classes = [{1}, {1}, {1}, {2}, set()]
-    rows = [{"subset": "v2", "video_id": str(index), "audio": {"path": index}} for index in range(5)]
-    sounds = shuffle_sounds(rows, classes, seed=0)
-    assert len(sounds) == 4
-    assert len({sound["path"] for sound in sounds.values()}) == 4
-    assert all(not classes[int(video)] & classes[sound["path"]] for (_, video), sound in sounds.items())
-    assert all(int(video) != sound["path"] for (_, video), sound in sounds.items())
+    indices, partners = shuffle_sounds(["v2"] * 5, classes, seed=0)
+    assert len(indices) == len(set(indices)) == len(set(partners)) == 4
+    assert all(not classes[clip] & classes[partner] and clip != partner for clip, partner in zip(indices, partners))
+    assert shuffle_sounds(["v2"] * 3, classes[:3], seed=0) == ([], [])
+
+
+def test_without_any_partner_there_are_no_rows_of_shuffled_sounds_and_it_is_said(
+    results, data_dir, model_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(script, "read_classes", lambda clips: [{1}] * len(clips))
+    arguments = ["--dataset", "ms3", "--counterfactuals", "shuffled", "silence"]
+    alike = run(data_dir, tmp_path, "--model", model_dir / "localizer", *arguments)
+    assert alike["localization"]["stage 1"]["MS3"] == results["localization"]["stage 1"]["MS3"]
+    assert set(alike["other_sounds"]["stage 1"]) == {"silence"}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("shuffled")]
+    assert lines == ["shuffled: no rows, as no clip has other classes than another one of its subset."]
 
 
 def test_classes_come_from_masks_in_every_configuration(data_dir, clips):

@@ -30,6 +30,15 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DistributedType
+from accelerate.utils.constants import (
+    FSDP_AUTO_WRAP_POLICY,
+    FSDP_BACKWARD_PREFETCH,
+    FSDP_SHARDING_STRATEGY,
+    FSDP_STATE_DICT_TYPE,
+)
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
@@ -39,12 +48,18 @@ from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 from stepping_stones_hf.cli import main as command_line
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.aavs.convert_aavs_original import rename_key
-from stepping_stones_hf.training import mask_store
+from stepping_stones_hf.training import first_stage, mask_store
+from stepping_stones_hf.training.batches import StepBatches, derive_seed
+from stepping_stones_hf.training.checkpoints import find_checkpoint
+from stepping_stones_hf.training.clips import load_clips
 from stepping_stones_hf.training.evaluation import localize
 from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
 
 from . import fixed_points
 from .fixed_points import script
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -322,8 +337,7 @@ def test_pictures_are_drawn(whole):
 
 
 def test_masks_are_complete_and_those_of_the_localizer(whole, data_dir):
-    args = script.DataArguments(data_dir=str(data_dir))
-    clips = script.load_clips(args, "avss")
+    clips = load_clips(data_dir, "avss")
     localizer_hash = mask_store.hash_model_folder(whole / "model" / "localizer")
     assert {path.name for path in (whole / "masks").iterdir()} == {"validation", "test"}
     for split, num_frames in (("validation", 10), ("test", 20)):
@@ -332,6 +346,21 @@ def test_masks_are_complete_and_those_of_the_localizer(whole, data_dir):
         assert manifest.num_frames == len(masks) == num_frames
         assert set(np.unique(np.stack(masks))) <= {0, 255} and masks[0].shape == (64, 64)
     assert manifest.scores == read_json(whole / "all_results.json")["stage_1"]
+    assert manifest.threshold == 0.5
+
+
+def test_soft_masks_are_shares_of_the_score_and_have_no_threshold(whole, common, tmp_path, data_dir):
+    settings = {"stage": 2, "localizer": whole / "model" / "localizer", "stage_2_max_steps": 1}
+    output_dir = run(tmp_path / "out", common, settings, {"soft_masks": True})
+    stores = [folder / "masks" / "test" for folder in (output_dir, whole)]
+    soft, hard = [
+        np.stack([np.asarray(Image.open(path)) for path in sorted(store.rglob("*.png"))]) for store in stores
+    ]
+    assert len(np.unique(soft)) > 10
+    assert ((soft >= 128) == (hard == 255)).all()
+    manifests = [mask_store.check_store(store, load_clips(data_dir, "avss", "test")) for store in stores]
+    assert [manifest.threshold for manifest in manifests] == [None, 0.5]
+    assert manifests[0].localizer_hash == manifests[1].localizer_hash
 
 
 # Interruptions -------------------------------------------------------------------------------------------------------
@@ -371,13 +400,13 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tm
         at(Path, "rename", after=True, when=lambda path, _: path.name == ".partial"),
         at(AAVSForAudioVisualSegmentation, "save_pretrained", after=True),  # half a best model
         at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),  # a best model too many
-        at(script.shutil, "rmtree", when=lambda path, *_: path.name.startswith("epoch_")),  # a checkpoint too many
+        at(shutil, "rmtree", when=lambda path, *_: path.name.startswith("epoch_")),  # a checkpoint too many
         at(script, "compute_gradients", call=2),  # in the second half
         at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),
-        at(script.shutil, "rmtree", when=lambda path, *_: path.name == "checkpoints"),  # after stage 1
-        at(script, "write_mask", call=3),
-        at(script, "complete_store", call=1),
-        at(script, "complete_store", call=2),
+        at(shutil, "rmtree", when=lambda path, *_: path.name == "checkpoints"),  # after stage 1
+        at(first_stage, "write_mask", call=3),
+        at(first_stage, "complete_store", call=1),
+        at(first_stage, "complete_store", call=2),
         at(script, "compute_gradients", call=3),  # of stage 2
         at(Path, "rename", when=lambda path, _: path.name == "best_1"),
         at(script, "segment", call=2),  # in the evaluation of both
@@ -388,6 +417,18 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tm
         run_until(monkeypatch, *point, tmp_path / "out", common, TWO_HALVES)
     assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
     assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"validation", "test"}
+
+
+def test_trackers_count_the_steps_of_stage_2_on_from_those_of_stage_1(common, tmp_path, monkeypatch):
+    tracked = []
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step: tracked.append((step, set(values))))
+    steps = {"stage_1_max_steps": 2, "stage_2_max_steps": 2, "checkpointing_steps": 1}
+    run_until(monkeypatch, *at(script, "compute_gradients", call=4), tmp_path / "out", common, steps)
+    run(tmp_path / "out", common, steps, {"resume_from_checkpoint": "latest"})
+    step, score = {"epoch", "loss", "learning_rate"}, {"epoch", "score"}
+    logged = [(1, 1, step), (1, 2, step), (1, 2, score), (2, 3, step), (2, 4, step), (2, 4, score)]
+    assert tracked == [(number, {f"stage_{stage}/{name}" for name in names}) for stage, number, names in logged]
+    assert [row["step"] for row in read_log(tmp_path / "out" / "stage_2" / "log.csv")] == ["1", "2", "2"]
 
 
 def test_with_a_checkpoint_an_epoch_the_second_half_begins_again_from_the_first_ones_best(
@@ -420,7 +461,7 @@ def test_signals_save_after_the_step_and_leave_with_their_exit_code(
             run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"})
         assert stopped.value.code == 128 + number
         assert f"Stopped and saved after step 1 of stage {stage}." in capsys.readouterr().err
-        assert script.find_checkpoint(tmp_path / "out" / f"stage_{stage}")[0].total_steps == 1
+        assert find_checkpoint(tmp_path / "out" / f"stage_{stage}")[0].total_steps == 1
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
 
@@ -439,32 +480,32 @@ def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage
     assert not (tmp_path / "out" / "stage_2").exists()
 
 
-KILLED = """
-import os, signal, sys
-from tests.examples.test_train_stepping_stones import arrange, script
-
-arrange(setattr)
-compute_gradients, steps = script.compute_gradients, iter(range(4))
-script.compute_gradients = lambda *args: (
-    compute_gradients(*args) if next(steps) < 3 else os.kill(os.getpid(), signal.SIGKILL)
-)
-script.torch.set_num_threads(1)
-script.main(sys.argv[1:])
-"""
-
-
 @pytest.mark.slow
-def test_a_process_that_is_killed_goes_on_in_another_one(whole, common, tmp_path, arranged):
+@pytest.mark.parametrize(
+    ("function", "call", "left"),
+    [
+        ("train_stepping_stones.compute_gradients", 4, {"stage_1/checkpoints": ["epoch_000001_step_00000000"]}),
+        ("train_stepping_stones.compute_gradients", 9, {"stage_2/checkpoints": ["epoch_000000_step_00000002"]}),
+        # The second checkpoint has its model and its optimizer.
+        ("torch.save", 5, {"stage_1/checkpoints": [".partial", "epoch_000000_step_00000002"]}),
+        ("stepping_stones_hf.training.first_stage.write_mask", 3, {"masks": [".validation.partial"]}),
+    ],
+    ids=["stage_1", "stage_2", "checkpoint", "masks"],
+)
+def test_a_process_that_is_killed_goes_on_in_another_one(
+    whole, common, tmp_path, arranged, function: str, call: int, left: dict
+):
     argv = to_argv({"output_dir": tmp_path / "out", **common, **TWO_HALVES})
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *argv],
+        [sys.executable, "-m", "tests.examples.killed", function, str(call), *argv],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert script.find_checkpoint(tmp_path / "out" / "stage_1")[0].total_steps == STEPS
+    for folder, names in left.items():
+        assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == names
     assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
 
 
@@ -521,10 +562,9 @@ def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_ba
         assert flatten(read_json(tmp_path / name / "all_results.json")) == pytest.approx(flatten(results), abs=1e-5)
 
 
-def make_batches(clips: list, process: int, num_processes: int, batch_size: int, passes: int) -> script.StepBatches:
+def make_batches(clips: list, process: int, num_processes: int, batch_size: int, passes: int) -> StepBatches:
     accelerator = SimpleNamespace(process_index=process, num_processes=num_processes, device=torch.device("cpu"))
-    args = script.TrainingArguments(per_device_train_batch_size=batch_size, gradient_accumulation_steps=passes)
-    return script.StepBatches(accelerator, args, clips, lambda batch: {"clips": torch.tensor(batch)}, num_workers=0)
+    return StepBatches(accelerator, clips, lambda batch: {"clips": torch.tensor(batch)}, 3407, batch_size, passes)
 
 
 def test_a_step_has_the_same_clips_however_they_are_dealt_out():
@@ -621,7 +661,7 @@ class Given(BaseException):
     """Ends a run where its training begins."""
 
 
-def capture(monkeypatch, stage: int, output_dir: Path, *arguments: dict) -> script.StepBatches:
+def capture(monkeypatch, stage: int, output_dir: Path, *arguments: dict) -> StepBatches:
     """The batches that a stage would be trained on."""
     train = script.train
 
@@ -636,11 +676,11 @@ def capture(monkeypatch, stage: int, output_dir: Path, *arguments: dict) -> scri
     return given.value.args[0]
 
 
-def all_names(batches: script.StepBatches) -> set[str]:
+def all_names(batches: StepBatches) -> set[str]:
     return {name for step in range(len(batches)) for name in batches.names(0, step)}
 
 
-def first_batch(batches: script.StepBatches, epoch: int = 0) -> dict:
+def first_batch(batches: StepBatches, epoch: int = 0) -> dict:
     return next(iter(batches.epoch(epoch, 0, 1)))[0]
 
 
@@ -690,7 +730,7 @@ def test_degraded_prompts_change_from_epoch_to_epoch(common, tmp_path, monkeypat
         script, "compute_gradients", lambda *args: seen.append(args[2][0]["prompt_masks"]) or compute_gradients(*args)
     )
     settings = {"stage": 2, "stage_2_epochs": 2, "per_device_train_batch_size": 6, "train_prompts": "degraded"}
-    monkeypatch.setattr(script.StepBatches, "order", lambda self, epoch: list(range(6)))
+    monkeypatch.setattr(StepBatches, "order", lambda self, epoch: list(range(6)))
     run(tmp_path / "out", common, settings)
     assert len(seen) == 2 and seen[0].shape == seen[1].shape and not torch.equal(*seen)
 
@@ -705,9 +745,8 @@ def test_one_stage_takes_no_prompts(common, tmp_path):
 
 def test_the_control_without_ears_hears_silence_in_training_and_evaluation(common, tmp_path, monkeypatch):
     heard = []
-    monkeypatch.setattr(
-        script, "localize", lambda model, processor, inputs: heard.append(inputs) or localize(model, processor, inputs)
-    )
+    for module in (script, first_stage):
+        monkeypatch.setattr(module, "localize", lambda *args: heard.append(args[2]) or localize(*args))
     compute_gradients = script.compute_gradients
     monkeypatch.setattr(
         script, "compute_gradients", lambda *args: heard.append(args[2][0]) or compute_gradients(*args)
@@ -758,21 +797,19 @@ def test_a_config_file_with_an_impossible_value_is_refused(tmp_path, text, capsy
     assert re.search(rf"argument --{text.split(':')[0]}\b.*: invalid", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "examples" / "configs").iterdir()), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "configs").iterdir()), ids=lambda path: path.stem)
 def test_the_presets_are_read(path):
     script.parse_arguments(["--config", str(path)])
 
 
 def test_the_bare_command_is_the_mini_preset():
-    path = Path(__file__).parents[2] / "examples" / "configs" / "mini.yaml"
+    path = EXAMPLES / "configs" / "mini.yaml"
     assert script.parse_arguments([]) == script.parse_arguments(["--config", str(path)])
 
 
 @pytest.mark.parametrize("name", ["s4", "ms3", "avss", "avss-24gb"])
 def test_the_presets_train_what_the_released_program_trains(name):
-    path = Path(__file__).parents[2] / "examples" / "configs" / f"{name}.yaml"
+    path = EXAMPLES / "configs" / f"{name}.yaml"
     data_args, _, args = script.parse_arguments(["--config", str(path)])
     assert tuple(args.stage_1_parameters) == RELEASED_PARAMETERS[1]
     assert (args.stage_1_switch_epoch, args.stage_1_epochs, args.stage_1_max_grad_norm) == (30, 60, 0.01)
@@ -783,8 +820,22 @@ def test_the_presets_train_what_the_released_program_trains(name):
         assert (args.stage_2_switch_epoch, args.stage_2_epochs, args.stage_2_max_grad_norm) == (20, 60, None)
 
 
+@pytest.mark.parametrize("name", ["multi_gpu", "fsdp", "deepspeed_zero2"])
+def test_the_configs_of_accelerate_are_read(name):
+    config = load_config_from_file(str(EXAMPLES / "accelerate_configs" / f"{name}.yaml"))
+    assert config.distributed_type.value == name.removesuffix("_zero2").upper()
+    assert f"examples/accelerate_configs/{name}.yaml" in (EXAMPLES.parent / "docs/source/training.md").read_text()
+    options = {action.dest for action in launch_command_parser()._actions}
+    assert {*config.fsdp_config, *config.deepspeed_config} <= options
+    if name == "fsdp":
+        assert config.fsdp_config["fsdp_reshard_after_forward"] in FSDP_SHARDING_STRATEGY
+        assert config.fsdp_config["fsdp_auto_wrap_policy"] in FSDP_AUTO_WRAP_POLICY
+        assert config.fsdp_config["fsdp_backward_prefetch"] in FSDP_BACKWARD_PREFETCH
+        assert config.fsdp_config["fsdp_state_dict_type"] in FSDP_STATE_DICT_TYPE
+
+
 def test_seeds_share_no_order():
-    seeds = {script.derive_seed(seed, epoch) for seed in range(4) for epoch in range(60)}
+    seeds = {derive_seed(seed, epoch) for seed in range(4) for epoch in range(60)}
     assert len(seeds) == 240
 
 
@@ -883,9 +934,16 @@ class TestBadInput:
         with pytest.raises(ValueError, match="expected epoch or a number from 1|at least 1"):
             run(tmp_path / "out", common, arguments)
 
+    @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+    def test_a_model_that_is_shared_out_over_processes(self, common, tmp_path, monkeypatch, kind):
+        monkeypatch.setattr(script, "Accelerator", lambda **options: SimpleNamespace(distributed_type=kind))
+        with pytest.raises(ValueError, match=f"{kind.value} is for trainer.py"):
+            run(tmp_path / "out", common)
+        assert not (tmp_path / "out").exists()
+
     def test_a_full_disk(self, common, tmp_path, monkeypatch):
         usage = SimpleNamespace(total=2**40, used=2**40 - 2**20, free=2**20)
-        monkeypatch.setattr(script.shutil, "disk_usage", lambda folder: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
         with pytest.raises(ValueError, match="out has room for 1 MiB, and the checkpoints of a stage need [0-9]+ MiB"):
             run(tmp_path / "out", common)
 
@@ -905,4 +963,4 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_clips(common, tmp_
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     batches = capture(monkeypatch, 1, tmp_path / "again", common)
     assert str(error.value).endswith(": " + ", ".join(batches.names(0, 0)))
-    assert script.find_checkpoint(tmp_path / "out" / "stage_1")[1] is None
+    assert find_checkpoint(tmp_path / "out" / "stage_1")[1] is None

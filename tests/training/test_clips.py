@@ -22,8 +22,21 @@ from torch.testing import assert_close
 
 from stepping_stones_hf import AAVSImageProcessorPil, AAVSProcessor, VGGishFeatureExtractor
 from stepping_stones_hf.data import AVSCollator, load_avsbench
+from stepping_stones_hf.data.collator import EncodedRows
+from stepping_stones_hf.data.export import export_avsbench
 from stepping_stones_hf.data.mini import make_mini_avsbench
-from stepping_stones_hf.training.clips import SingleFrames, WithMasks, WithSounds, is_silent, make_silence, read_truth
+from stepping_stones_hf.training.clips import (
+    SingleFrames,
+    WithMasks,
+    WithNoise,
+    WithSilence,
+    WithSounds,
+    is_silent,
+    load_clips,
+    read_column,
+    read_truth,
+    shuffle_sounds,
+)
 from stepping_stones_hf.training.mask_store import mask_path, write_mask
 
 
@@ -97,22 +110,51 @@ def test_a_mask_that_the_store_does_not_have_is_an_error_with_the_clips_name(cli
 
 
 def test_silence_is_as_long_as_the_clip_and_as_quiet_as_can_be(clips):
-    silence = make_silence(clips)
-    assert len(silence) == len(clips)
+    silent = WithSilence(clips)
+    assert len(silent) == len(clips)
     for index in range(len(clips)):
-        clip = clips[index]
-        samples, rate = soundfile.read(io.BytesIO(silence[clip["subset"], clip["video_id"]]["bytes"]))
-        assert len(samples) == clip["num_frames"] * rate and not samples.any()
-    own, silent = make_collator()([clips[0]]), make_collator()([WithSounds(clips, silence)[0]])
+        samples, rate = soundfile.read(io.BytesIO(silent[index]["audio"]["bytes"]))
+        assert len(samples) == clips[index]["num_frames"] * rate and not samples.any()
+    own, silent = make_collator()([clips[0]]), make_collator()([silent[0]])
     assert silent["input_features"].unique().numel() == 1 < own["input_features"].unique().numel()
     assert torch.equal(own["pixel_values"], silent["pixel_values"])
 
 
-def test_clips_get_other_sounds_and_those_without_one_are_left_out(clips):
-    first, last = clips[0], clips[len(clips) - 1]
-    rows = WithSounds(clips, {(last["subset"], last["video_id"]): first["audio"]})
-    assert len(rows) == 1
-    assert rows[0] == {**last, "audio": first["audio"]}
+def test_clips_get_the_sounds_of_others_and_nothing_else_of_them(clips):
+    others = [clips[index] for index in (1, 0, 3, 2)]
+    rows = WithSounds(clips, others)
+    assert len(rows) == len(clips)
+    for index, other in enumerate(others):
+        assert rows[index] == {**clips[index], "audio": other["audio"]} != clips[index]
+
+
+def test_views_are_made_without_reading_a_clip(clips, monkeypatch, tmp_path):
+    counts = [len(clips[index]["masks"]) for index in range(len(clips))]
+    monkeypatch.setattr(EncodedRows, "__getitem__", lambda *_: pytest.fail("a clip was read"))
+    views = [WithMasks(clips, tmp_path), WithSilence(clips), WithSounds(clips, clips), WithNoise(clips, 0)]
+    for view in (*views, WithMasks(WithSilence(clips), tmp_path)):
+        assert len(SingleFrames(view)) == sum(counts)
+        assert read_column(view, "num_frames") == read_column(clips, "num_frames") == [5, 5, 10, 10]
+
+
+def test_shuffled_sounds_are_read_when_they_are_heard(clips, monkeypatch):
+    """Of a Parquet export, the sounds of a split need not fit into memory."""
+    indices, partners = shuffle_sounds(read_column(clips, "subset"), [{1}, {2}, {3}, {4}], seed=0)
+    assert (indices, partners) == ([2, 3], [3, 2])
+    read, get = [], EncodedRows.__getitem__
+    monkeypatch.setattr(EncodedRows, "__getitem__", lambda self, index: read.append(index) or get(self, index))
+    rows = WithSounds(clips, clips)
+    assert not read
+    rows[2]
+    assert set(read) == {2}
+
+
+def test_a_copy_and_its_export_give_the_same_clips(data_dir, tmp_path):
+    parquet = export_avsbench(data_dir, tmp_path / "parquet", configs=["s4"])
+    copy, export = load_clips(data_dir, "s4"), load_clips(parquet, "s4", "train")
+    assert set(copy) == {"train"}
+    assert [*copy["train"]["video_id"]] == [*export["video_id"]]
+    assert export[0]["audio"]["bytes"] is not None and copy["train"][0]["audio"]["bytes"] is None
 
 
 def test_a_clip_is_silent_only_if_nothing_sounds_in_any_frame():

@@ -11,12 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Views of clips, the rows that [`AVSCollator.prepare`] gives: other prompts, other sounds, frame by frame."""
+"""Clips, and views of the rows that [`AVSCollator.prepare`] gives: other prompts, other sounds, frame by frame."""
 
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
 import datasets
 import numpy as np
@@ -24,12 +27,43 @@ import soundfile
 from scipy.optimize import linear_sum_assignment
 from torch.utils.data import Dataset
 
+from ..data.avsbench import load_avsbench
+from ..data.layout import Config
 from ..data.media import get_source, read_audio, read_binary_mask
 from .mask_store import mask_path
 
 
 # Columns with an entry for each annotated frame.
 MASK_COLUMNS = ("masks", "color_masks", "semantic_masks")
+
+
+def load_clips(
+    data_dir: str | os.PathLike,
+    config: Config,
+    split: str | None = None,
+    unknown_color: Literal["error", "background"] = "error",
+) -> datasets.Dataset | datasets.DatasetDict:
+    """A copy of AVSBench, as [`load_avsbench`] reads it, or its export to Parquet."""
+    if any(Path(data_dir, config).glob("*.parquet")):
+        return datasets.load_dataset(str(data_dir), config, split=split)
+    return load_avsbench(config, data_dir, split, unknown_color=unknown_color)
+
+
+class View(Dataset):
+    """Clips of which something is changed when one is read: not how many there are, nor which frames are annotated."""
+
+    def __init__(self, clips: Sequence[dict]):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+def read_column(clips: Sequence[dict], name: str) -> list:
+    """A column of what [`AVSCollator.prepare`] returns, or of views of it, without reading the other columns."""
+    while isinstance(clips, View):
+        clips = clips.clips
+    return clips.tables.with_format(None)[name][:]
 
 
 class SingleFrames(Dataset):
@@ -41,7 +75,9 @@ class SingleFrames(Dataset):
     def __init__(self, clips: Sequence[dict]):
         self.clips = clips
         self.frames = [
-            (index, position) for index in range(len(clips)) for position in range(len(clips[index]["masks"]))
+            (index, position)
+            for index, annotated in enumerate(read_column(clips, "mask_frame_indices"))
+            for position in range(len(annotated))
         ]
 
     def __len__(self) -> int:
@@ -54,14 +90,12 @@ class SingleFrames(Dataset):
         return {**clip, **masks, "mask_frame_indices": [clip["mask_frame_indices"][position]]}
 
 
-class WithMasks(Dataset):
+class WithMasks(View):
     """Clips with the masks of a store, as the column `stage1_masks`."""
 
     def __init__(self, clips: Sequence[dict], store: str | os.PathLike):
-        self.clips, self.store = clips, store
-
-    def __len__(self) -> int:
-        return len(self.clips)
+        super().__init__(clips)
+        self.store = store
 
     def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
@@ -69,44 +103,42 @@ class WithMasks(Dataset):
         return {**clip, "stage1_masks": [{"bytes": None, "path": str(mask_path(self.store, *name))} for name in names]}
 
 
-class WithSounds(Dataset):
-    """Clips with other sounds, by subset and video: `bytes` or `path` of a sound file. Others are left out."""
+class WithSounds(View):
+    """Clips with the sounds of others, each with that of the one at its place."""
 
-    def __init__(self, clips: Sequence[dict], sounds: Mapping[tuple[str, str], dict]):
-        names = [(clip["subset"], clip["video_id"]) for clip in (clips[index] for index in range(len(clips)))]
-        self.clips, self.sounds = clips, sounds
-        self.indices = [index for index, name in enumerate(names) if name in sounds]
-
-    def __len__(self) -> int:
-        return len(self.indices)
+    def __init__(self, clips: Sequence[dict], others: Sequence[dict]):
+        super().__init__(clips)
+        self.others = others
 
     def __getitem__(self, index: int) -> dict:
-        clip = self.clips[self.indices[index]]
-        return {**clip, "audio": self.sounds[clip["subset"], clip["video_id"]]}
+        return {**self.clips[index], "audio": self.others[index]["audio"]}
 
 
-def make_silence(clips: Sequence[dict], sampling_rate: int = 16_000) -> dict[tuple[str, str], dict]:
-    """For [`WithSounds`]: for each clip a sound file of zeros, as long as the clip."""
-    files = {}
-    for seconds in {clips[index]["num_frames"] for index in range(len(clips))}:
-        file = io.BytesIO()
-        soundfile.write(file, np.zeros(seconds * sampling_rate, dtype=np.int16), sampling_rate, format="WAV")
-        files[seconds] = {"bytes": file.getvalue(), "path": None}
-    rows = (clips[index] for index in range(len(clips)))
-    return {(row["subset"], row["video_id"]): files[row["num_frames"]] for row in rows}
+class WithSilence(View):
+    """Clips with silence in place of their sound."""
+
+    def __getitem__(self, index: int) -> dict:
+        clip = self.clips[index]
+        return {**clip, "audio": make_silence(clip["num_frames"])}
 
 
-class WithNoise(Dataset):
+@cache
+def make_silence(seconds: int, sampling_rate: int = 16_000) -> dict:
+    """A sound file of zeros, as `bytes`."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(seconds * sampling_rate, dtype=np.int16), sampling_rate, format="WAV")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+class WithNoise(View):
     """
     Clips with white noise in place of their sound, as loud as it (the same root mean square) and drawn from the seed
     and the clip's name.
     """
 
     def __init__(self, clips: Sequence[dict], seed: int, sampling_rate: int = 16_000):
-        self.clips, self.seed, self.sampling_rate = clips, seed, sampling_rate
-
-    def __len__(self) -> int:
-        return len(self.clips)
+        super().__init__(clips)
+        self.seed, self.sampling_rate = seed, sampling_rate
 
     def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
@@ -135,32 +167,34 @@ def read_classes(clips: datasets.Dataset) -> list[set[int]]:
     return classes
 
 
-def shuffle_sounds(clips: Sequence[dict], classes: Sequence[set], seed: int) -> dict[tuple[str, str], dict]:
+def shuffle_sounds(subsets: Sequence[str], classes: Sequence[set], seed: int) -> tuple[list[int], list[int]]:
     """
-    For [`WithSounds`]: for each clip the sound of another one of its subset, each sound for one clip.
+    Finds for each clip another one of its subset whose sound it may be given, each sound for one clip.
 
     Args:
-        clips (`Sequence[dict]`):
-            What [`AVSCollator.prepare`] returns.
+        subsets (`Sequence[str]`):
+            The subset of each clip.
         classes (`Sequence[set]`):
             What sounds in each clip. The two clips have none of them in common; clips that find no such partner are
             left out, as few as can be.
         seed (`int`):
             What the choice is drawn from.
+
+    Returns:
+        `tuple[list[int], list[int]]`: indices of clips, rising, and of their partners. There may be none.
     """
-    rows = [clips[index] for index in range(len(clips))]
     random = np.random.default_rng(seed)
-    sounds = {}
-    for subset in sorted({row["subset"] for row in rows}):
-        members = [index for index, row in enumerate(rows) if row["subset"] == subset]
+    partners = {}
+    for subset in sorted(set(subsets)):
+        members = [index for index, other in enumerate(subsets) if other == subset]
         shared = np.array([[a == b or not classes[a].isdisjoint(classes[b]) for b in members] for a in members])
         # A pair that is not allowed costs more than all that are allowed.
         cost = random.random(shared.shape) + len(members) * shared
         for clip, other in zip(*linear_sum_assignment(cost)):
             if not shared[clip, other]:
-                row = rows[members[clip]]
-                sounds[row["subset"], row["video_id"]] = rows[members[other]]["audio"]
-    return sounds
+                partners[members[clip]] = members[other]
+    indices = sorted(partners)
+    return indices, [partners[index] for index in indices]
 
 
 def read_truth(clip: dict) -> list[np.ndarray]:
@@ -175,12 +209,16 @@ def is_silent(clip: dict) -> bool:
 
 __all__ = [
     "SingleFrames",
+    "View",
     "WithMasks",
     "WithNoise",
+    "WithSilence",
     "WithSounds",
     "is_silent",
+    "load_clips",
     "make_silence",
     "read_classes",
+    "read_column",
     "read_truth",
     "shuffle_sounds",
 ]

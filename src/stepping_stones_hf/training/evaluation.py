@@ -36,6 +36,7 @@ from ..metrics import binary_results, binary_statistics, semantic_results, seman
 from ..models.aavs.image_processing_pil_aavs import AAVSImageProcessorPil, resize_bilinear, resize_nearest
 from ..models.aavs.processing_aavs import AAVSProcessor
 from ..models.vggish.feature_extraction_vggish import VGGishFeatureExtractor
+from .clips import read_column
 from .degrade import DegradedPrompts, calibrate_level
 from .mask_store import mask_path
 
@@ -298,8 +299,8 @@ def calibrate_prompts(
     """
     collator = LabelCollator(image_processor)
     by_subset = {}
-    for index in range(len(clips)):
-        by_subset.setdefault(clips[index]["subset"], []).append(index)
+    for index, subset in enumerate(read_column(clips, "subset")):
+        by_subset.setdefault(subset, []).append(index)
 
     def read_masks(indices: list[int]) -> Iterator[tuple[str, int, np.ndarray]]:
         for index in indices:

@@ -19,12 +19,16 @@ gray, as the released program has them, and a manifest that says whose masks of 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 
@@ -36,18 +40,25 @@ class Manifest:
     """
     What the masks of a store were made from.
 
-    `localizer` names the first stage and `localizer_hash` is the hash of its weights and config
-    ([`hash_model_folder`]); `clips_hash` is that of the clips ([`hash_clips`]), `num_frames` the number of masks.
-    `soft` masks hold the share of the score that sounds, others 1 where it is the larger one. `scores` is what the
-    binary metric says of the masks, by subset.
+    `localizer` names the first stage ([`name_model`]) and `localizer_hash` is the hash of its weights and config
+    ([`hash_model_folder`]); `data_fingerprint` is that of the clips ([`fingerprint_clips`]), `num_frames` the number
+    of masks. They are 1 where what sounds has more than the share `threshold` of the score; without a threshold, soft,
+    they are that share. `scores` is what the binary metric says of the masks, by subset.
     """
 
     localizer: str
     localizer_hash: str
-    clips_hash: str
+    data_fingerprint: str
     num_frames: int
-    soft: bool
+    threshold: float | None
     scores: dict
+
+
+def name_model(folder: str | os.PathLike) -> str:
+    """The name of a model: `name@revision` where its folder is in the cache of the Hub, else the folder."""
+    folder = Path(folder).as_posix()
+    cached = re.search(r"models--([^/]+)/snapshots/([^/]+)(/.+)?$", folder)
+    return folder if cached is None else f"{cached[1].replace('--', '/')}@{cached[2]}{cached[3] or ''}"
 
 
 def hash_model_folder(folder: str | os.PathLike) -> str:
@@ -60,10 +71,32 @@ def hash_model_folder(folder: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def hash_clips(clips: Iterable[Mapping]) -> str:
-    """The hash of which clips there are, with how many frames; their order does not matter."""
-    names = sorted(f"{clip['subset']}/{clip['video_id']}/{clip['num_frames']}" for clip in clips)
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+def fingerprint_clips(clips: datasets.Dataset) -> str:
+    """
+    The fingerprint of clips: a hash of their subsets, names and numbers of frames, and of the sizes in bytes of the
+    files of each frame and sound. It is the same on every machine, for a copy of AVSBench and for its export to
+    Parquet, whatever the order of the clips.
+
+    It notices clips that are missing, added or renamed, and other frames or sounds by their sizes. No file is read: it
+    does not notice one that was replaced by another of the same size, as a sound of the same length in an uncompressed
+    format may be. The annotation, true masks and categories, is no part of it: no mask is predicted from that.
+    """
+    lines = []
+    columns = clips.select_columns(["subset", "video_id", "num_frames", "frames", "audio"]).with_format("arrow")
+    for table in columns.iter(1000):
+        frame_sizes = iter(file_sizes(pc.list_flatten(table["frames"])))
+        counts = pc.list_value_length(table["frames"]).to_pylist()
+        names = zip(*(table[name].to_pylist() for name in ("subset", "video_id", "num_frames")))
+        for name, count, sound_size in zip(names, counts, file_sizes(table["audio"])):
+            lines.append(json.dumps([*name, *islice(frame_sizes, count), sound_size]))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def file_sizes(media: pa.ChunkedArray) -> list[int]:
+    """Sizes of images or sounds, which have their `bytes` or the `path` of a file."""
+    lengths = pc.binary_length(pc.struct_field(media, "bytes")).to_pylist()
+    paths = pc.struct_field(media, "path").to_pylist()
+    return [os.path.getsize(path) if length is None else length for length, path in zip(lengths, paths)]
 
 
 def mask_path(folder: str | os.PathLike, subset: str, video_id: str, frame: int) -> Path:
@@ -96,14 +129,14 @@ def complete_store(folder: str | os.PathLike, manifest: Manifest) -> None:
     os.replace(partial, folder)
 
 
-def check_store(folder: str | os.PathLike, clips: Iterable[Mapping], localizer_hash: str | None = None) -> Manifest:
+def check_store(folder: str | os.PathLike, clips: datasets.Dataset, localizer_hash: str | None = None) -> Manifest:
     """
     Makes sure that a store holds the masks of given clips.
 
     Args:
         folder (`str` or `PathLike`):
             The store.
-        clips (iterable of mappings with `subset`, `video_id` and `num_frames`):
+        clips (`datasets.Dataset`):
             The clips that need masks, all of one split.
         localizer_hash (`str`, *optional*):
             The hash of the first stage that the masks should come from.
@@ -113,7 +146,7 @@ def check_store(folder: str | os.PathLike, clips: Iterable[Mapping], localizer_h
 
     Raises:
         `FileNotFoundError`: there is no manifest, so the store is incomplete.
-        `ValueError`: the masks are those of another first stage, or of other clips.
+        `ValueError`: the masks are those of another first stage, or of other clips: see [`fingerprint_clips`].
     """
     path = Path(folder) / MANIFEST_NAME
     if not path.exists():
@@ -121,17 +154,18 @@ def check_store(folder: str | os.PathLike, clips: Iterable[Mapping], localizer_h
     try:
         manifest = Manifest(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not the manifest of a mask store: {error}.") from error
+        raise ValueError(f"{path} is not the manifest of a mask store: {error}. Write the store again.") from error
     if localizer_hash is not None and manifest.localizer_hash != localizer_hash:
         raise ValueError(
             f"The masks in {folder} come from another first stage: {manifest.localizer} with the hash"
             f" {manifest.localizer_hash[:12]}, expected {localizer_hash[:12]}. Write the store again."
         )
-    clips_hash = hash_clips(clips)
-    if manifest.clips_hash != clips_hash:
+    fingerprint = fingerprint_clips(clips)
+    if manifest.data_fingerprint != fingerprint:
         raise ValueError(
-            f"The masks in {folder} ({manifest.num_frames} frames) belong to other clips than those of this data"
-            f" (hash {manifest.clips_hash[:12]}, expected {clips_hash[:12]}). Write the store again."
+            f"The masks in {folder} ({manifest.num_frames} frames) belong to other clips than those of this data, by"
+            f" their names or the sizes of their files (fingerprint {manifest.data_fingerprint[:12]}, expected"
+            f" {fingerprint[:12]}). Write the store again."
         )
     return manifest
 
@@ -141,9 +175,10 @@ __all__ = [
     "begin_store",
     "check_store",
     "complete_store",
-    "hash_clips",
+    "fingerprint_clips",
     "hash_model_folder",
     "mask_path",
+    "name_model",
     "partial_store",
     "write_mask",
 ]

@@ -11,16 +11,32 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Figures of a trained model, by both protocols: AVSBench's, averaged over frames, and CAVP's (with a star)."""
+"""
+What is told of a trained model: figures by both protocols, AVSBench's, averaged over frames, and CAVP's (with a star);
+its repository with a model card; a picture of what it predicts.
+"""
 
 import csv
 import io
 import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 
+import datasets
+import numpy as np
+import torch
 from huggingface_hub import ModelCard, ModelCardData
+from PIL import Image
 
+from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
-from .evaluation import FrameScores
+from ..models.aavs import AAVSForAudioVisualSegmentation, AAVSProcessor
+from ..visualization import BINARY_PALETTE, describe, draw_grid, overlay
+from .clips import WithMasks
+from .evaluation import FrameScores, segment
+from .mask_store import mask_path
 
 
 SUBSET_NAMES = {"v1s": "S4", "v1m": "MS3", "v2": "V2"}
@@ -267,8 +283,81 @@ def make_model_card(results: dict[str, dict], kind: str, name: str) -> ModelCard
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
+def write_repository(
+    folder: str | os.PathLike, stages: Mapping[int, Path], results: dict[str, dict], name: str | None = None
+) -> None:
+    """
+    Writes the two-stage repository, or that of the stage that there is, whole or not at all, in place of an older one.
+
+    Args:
+        folder (`str` or `PathLike`):
+            The repository.
+        stages (`Mapping[int, Path]`):
+            The model of stage 1 (by the key 1), of stage 2 or one stage (by 2), or of both.
+        results (`dict[str, dict]`):
+            As for [`make_table`].
+        name (`str`, *optional*):
+            What the card loads it by, the folder by default.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(stages.get(2, stages.get(1)), partial)
+    if "no masks" in results.get("stage_2", ()):
+        kind = "one stage"
+    elif len(stages) == 2:
+        kind = "two stages"
+        shutil.copytree(stages[1], partial / "localizer")
+    else:
+        kind = f"stage {next(iter(stages))}"
+    make_model_card(results, kind, name or str(folder)).save(partial / "README.md")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+@torch.no_grad()
+def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store: str | os.PathLike) -> Image.Image:
+    """
+    Draws frames with their truth, the masks of stage 1 and the predictions of stage 2 or one stage: of the first clip
+    of each subset the frame where most classes sound and, if there is one, a frame where others do.
+
+    Args:
+        repository (`str` or `PathLike`):
+            The model.
+        clips (`datasets.Dataset`):
+            Rows of [`load_avsbench`].
+        store (`str` or `PathLike`):
+            The store with the masks of stage 1.
+    """
+    model = AAVSForAudioVisualSegmentation.from_pretrained(repository)
+    processor = AAVSProcessor.from_pretrained(repository, backend="pil")
+    collator = AVSCollator(processor, prompt="stage1" if model.config.use_mask_prompt else None, evaluation=True)
+    first_of_subset = {subset: index for index, subset in reversed(list(enumerate(clips["subset"])))}
+    rows = []
+    for clip in WithMasks(collator.prepare(clips.select(sorted(first_of_subset.values()))), store):
+        inputs = collator([clip])
+        frames, truths = inputs.pop("frames"), inputs.pop("label_maps").numpy()
+        predictions = segment(model, processor, inputs).numpy()
+        classes = [frozenset(truth.ravel().tolist()) for truth in truths]
+        first = max(range(len(classes)), key=lambda index: len(classes[index]))
+        second = next((index for index in range(len(classes)) if classes[index] != classes[first]), None)
+        for index in (first,) if second is None else (first, second):
+            frame = as_image(clip["frames"][index])
+            mask = np.asarray(Image.open(mask_path(store, *frames[index]))) > 127
+            rows.append(
+                [
+                    (frame, ""),
+                    (overlay(frame, truths[index]), describe(truths[index])),
+                    (overlay(frame, mask, BINARY_PALETTE), ""),
+                    (overlay(frame, predictions[index]), describe(predictions[index])),
+                ]
+            )
+    return draw_grid(("frame", "truth", "stage 1", "stage 2"), rows)
+
+
 __all__ = [
     "KINDS",
+    "draw_examples",
     "format_table",
     "make_class_table",
     "make_evaluation_tables",
@@ -277,4 +366,5 @@ __all__ = [
     "summarize_evaluation",
     "summarize_localization",
     "summarize_semantics",
+    "write_repository",
 ]
