@@ -41,7 +41,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
-from stepping_stones_hf.training.checkpointing import checkpoint_activations
+from stepping_stones_hf.training.activation_checkpointing import checkpoint_activations
 from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS, set_trainable
 
 

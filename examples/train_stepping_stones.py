@@ -64,6 +64,7 @@ from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.labels import CLASS_NAMES
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.vggish import load_vggish
+from stepping_stones_hf.training.activation_checkpointing import checkpoint_activations
 from stepping_stones_hf.training.batches import StepBatches, derive_seed
 from stepping_stones_hf.training.checkpoints import (
     StopRequest,
@@ -408,7 +409,7 @@ def train(
             learning_rate = recipe.switch_learning_rate
             patterns = None if patterns is None else [*patterns, BACKBONE_ADAPTERS]
         if args.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         model.train()
         if patterns is not None:
             set_trainable(model, patterns)

@@ -1,0 +1,269 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The ablations: their table from rows worked out by hand, their queue with a stand-in for the training script."""
+
+import csv
+import json
+import re
+import sys
+from argparse import Namespace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import ablations as script  # noqa: E402
+from train_stepping_stones import get_arguments, parse_arguments  # noqa: E402
+
+
+RUNS = (*script.STAGE_1_RUNS, *script.STAGE_2_RUNS)
+
+# In place of both scripts: writes down its arguments, and figures that follow from the seed and the name of the run.
+STAND_IN = """
+import json, sys
+from pathlib import Path
+
+values = {name: value for name, value in zip(sys.argv, sys.argv[1:]) if name.startswith("--")}
+folder = Path(values["--output_dir"])
+with open(Path(__file__).with_name("calls.txt"), "a") as file:
+    file.write(f"{folder.parent.name}/{folder.name}\\n")
+print("Begun.")
+if (Path(__file__).parent / f"{folder.parent.name}-{folder.name}").exists():
+    sys.exit("No luck.")
+seed = int(folder.parent.name.removeprefix("seed_")) if folder.name != "qualities" else 0
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "argv.json").write_text(json.dumps(sys.argv[1:]))
+if folder.name == "qualities":
+    figures = {"low": {"miou_seen": 0.5}, "high": {"miou_seen": 0.75}}
+    figures = {"semantics": {f"stage 2, {name} masks": value for name, value in figures.items()}}
+    (folder / "results.json").write_text(json.dumps(figures))
+else:
+    prompts = ["no masks"] if values.get("--train_prompts") == "none" else ["masks of stage 1", "true masks"]
+    score = 0.5 + 0.1 * seed - 0.25 * (prompts == ["no masks"])
+    subsets = {subset: {"miou": 0.25, "num_videos": 3} for subset in ("S4", "MS3", "V2")}
+    figures = {"stage_1": subsets, "stage_2": {prompt: {"miou_seen": score} for prompt in prompts}}
+    (folder / "all_results.json").write_text(json.dumps(figures))
+"""
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Runs the queue with two seeds, two at a time."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("train_stepping_stones.py", "evaluate_stepping_stones.py"):
+        (tmp_path / "scripts" / name).write_text(STAND_IN)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage_1_max_steps": 5, "stage_2_max_steps": 3}))
+    monkeypatch.setattr(script, "EXAMPLES", tmp_path / "scripts")
+
+    def run_queue() -> None:
+        (tmp_path / "scripts" / "calls.txt").write_text("")
+        arguments = ["--config", tmp_path / "config.yaml", "--data_dir", tmp_path, "--output_dir", tmp_path / "out"]
+        script.main([*map(str, arguments), "--seeds", "1", "2", "--jobs", "2"])
+
+    return run_queue
+
+
+def read_calls(tmp_path: Path) -> list[str]:
+    """What the last queue has called."""
+    return (tmp_path / "scripts" / "calls.txt").read_text().split()
+
+
+def finish(output_dir: Path) -> None:
+    """Leaves the run.json that the training script would have left."""
+    for path in output_dir.glob("seed_*/*/argv.json"):
+        arguments = get_arguments(*parse_arguments(json.loads(path.read_text())))
+        path.with_name("run.json").write_text(json.dumps(arguments | {"num_processes": 1}))
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_is_students_and_that_of_one_seed_has_no_width():
+    # The standard deviation is 1 and the quantile of Student's t with two degrees of freedom 4.30265.
+    assert script.interval(np.array([1.0, 2.0, 3.0])) == "2.000 ± 2.484"
+    assert script.interval(np.array([0.25])) == "0.250"
+
+
+def make_rows(figures: dict[tuple[str, str], list[float]]) -> list[dict]:
+    """Rows of three seeds, the last seed first; a run that is not given has 0.5."""
+    prompts = dict.fromkeys(script.STAGE_2_RUNS, ("masks of stage 1", "true masks"))
+    prompts |= {name: ("no masks",) for name in script.STAGE_2_RUNS if name.startswith("one_stage")}
+    prompts |= {name: (*prompts[name], "low", "high") for name in script.WITH_QUALITIES}
+    prompts |= dict.fromkeys(script.STAGE_1_RUNS, ("S4", "MS3", "V2"))
+    rows = []
+    for seed, name in product((3, 2, 1), RUNS):
+        for prompt in prompts[name]:
+            value = figures.get((name, prompt), [0.5] * 3)[seed - 1]
+            rows.append({"seed": seed, "run": name, "prompt": prompt, "miou": value, "miou_seen": value})
+    return rows
+
+
+def read_table(table: str) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line]
+    return {name: values for name, *values in cells}
+
+
+def test_the_table_has_means_and_differences_paired_by_seed():
+    table = read_table(
+        script.make_table(
+            make_rows(
+                {
+                    ("full", "masks of stage 1"): [0.5, 0.6, 0.7],
+                    ("full", "true masks"): [0.8, 0.9, 1.0],
+                    ("full", "low"): [0.4, 0.4, 0.4],
+                    ("one_stage", "no masks"): [0.4, 0.5, 0.5],
+                    ("one_stage_equal_cost", "no masks"): [0.7, 0.7, 0.7],
+                    ("without_fusion", "masks of stage 1"): [0.4, 0.5, 0.6],
+                    ("without_both", "masks of stage 1"): [0.45, 0.55, 0.55],
+                    ("trained_on_degraded_masks", "masks of stage 1"): [0.6, 0.6, 0.6],
+                    ("stage_1", "S4"): [0.7, 0.8, 0.9],
+                    ("stage_1_silence", "S4"): [0.3, 0.3, 0.3],
+                    ("stage_1_shared_query", "MS3"): [0.4, 0.4, 0.4],
+                }
+            ),
+            [1, 2, 3],
+        )
+    )
+    # 4.30265 * 0.1 / sqrt(3)
+    assert table["adaptive audio query"] == ["0.800 ± 0.248", "0.500 ± 0.000", "0.500 ± 0.000"]
+    assert table["stage 2"] == ["", "0.600 ± 0.248", "0.400 ± 0.000", "0.500 ± 0.000", "0.900 ± 0.248"]
+    one_stage = table["one stage, as many semantic steps: origin initialisation (E3)"]
+    # The standard deviation of 0.4, 0.5, 0.5 and of their differences 0.1, 0.1, 0.2 is 0.1 / sqrt(3).
+    assert one_stage == ["0.467 ± 0.143", "", "", "", ""]
+    gains = {
+        "masks of stage 1, to one stage with as many semantic steps": "0.133 ± 0.143",
+        "masks of stage 1, to one stage with as many steps": "-0.100 ± 0.248",
+        "true masks, to those of stage 1": "0.300 ± 0.000",
+        "high, to low": "0.100 ± 0.000",
+        "true masks, to high": "0.400 ± 0.248",
+        "masks of stage 1, trained on degraded masks, to trained on true ones": "0.000 ± 0.248",
+        "one stage, adaptive audio query to shared (T3)": "-0.033 ± 0.143",
+        "audio initialisation to origin (E3)": "0.050 ± 0.000",
+        "S4 foreground IoU, with sound to without": "0.500 ± 0.248",
+        "masks of stage 1, to without fusion (T4)": "0.100 ± 0.000",
+        "true masks, to without fusion (T4)": "0.400 ± 0.248",
+        "masks of stage 1, to without keys (T4)": "0.100 ± 0.248",
+        "true masks, to without keys (T4)": "0.400 ± 0.248",
+        "masks of stage 1, to without both (T4)": "0.083 ± 0.143",
+        "true masks, to without both (T4)": "0.400 ± 0.248",
+        "S4 foreground IoU, adaptive audio query to shared (T3)": "0.300 ± 0.248",
+        "MS3 foreground IoU, adaptive audio query to shared (T3)": "0.100 ± 0.000",
+    }
+    assert {name: values for name, values in table.items() if len(values) == 1 and "---" not in name} == {
+        "gain, paired by seed": [""],
+        **{name: [gain] for name, gain in gains.items()},
+    }
+
+
+# The queue -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_run_is_made_once_and_the_table_has_them_all(queue, tmp_path):
+    runs = {f"seed_{seed}/{name}" for seed, name in product((1, 2), RUNS)}
+    evaluations = [f"{name}/qualities" for name in script.WITH_QUALITIES] * 2
+    queue()
+    calls = read_calls(tmp_path)
+    assert sorted(calls) == sorted([*runs, *evaluations])
+    assert set(calls[:2]) == {"seed_1/stage_1", "seed_2/stage_1"}  # the others need it
+    table = (tmp_path / "out" / "table.md").read_text()
+    # Scores are 0.6 and 0.7; 12.7062 * 0.0707107 / sqrt(2) is half the interval.
+    assert "| stage 2 |  | 0.650 ± 0.635 | 0.500 ± 0.000 | 0.750 ± 0.000 | 0.650 ± 0.635 |" in table
+    assert "| masks of stage 1, to one stage with as many semantic steps | 0.250 ± 0.000 |" in table
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (3 * 3 + 5 * 2 + 3 + 2 * 2)
+    assert {(row["seed"], row["run"]) for row in rows} == set(product("12", RUNS))
+
+    finish(tmp_path / "out")
+    (tmp_path / "out" / "table.md").unlink()
+    queue()
+    assert read_calls(tmp_path) == []
+    assert (tmp_path / "out" / "table.md").read_text() == table
+
+
+def test_runs_get_the_arguments_of_their_ablation(tmp_path):
+    patterns = ["class_predictor", "audio_aware_key"]
+    values = {"stage_1_max_steps": 5, "stage_2_max_steps": 3, "stage_2_parameters": patterns}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    args = Namespace(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "out")
+    arguments = {name: get_arguments(*parse_arguments(script.make_arguments(args, 7, name))) for name in RUNS}
+    for name, values in arguments.items():
+        assert (values["seed"], values["output_dir"]) == (7, str(tmp_path / "out" / "seed_7" / name))
+        assert values["stage"] == ("1" if name in script.STAGE_1_RUNS else "2")
+        assert values["stage_2_max_steps"] == (8 if name == "one_stage_equal_cost" else 3)
+        assert values["stage_2_parameters"] == (patterns[:1] if name in script.WITHOUT_KEYS else patterns)
+        assert (values["train_prompts"] == "none") == name.startswith("one_stage")
+        assert (values["sound"] == "silence") == (name == "stage_1_silence")
+    localizers = {arguments[name]["localizer"] for name in script.STAGE_2_RUNS}
+    assert localizers == {str(tmp_path / "out" / "seed_7" / "stage_1" / "stage_1" / "model")}
+
+
+def test_finished_runs_of_another_config_are_refused_before_anything_is_run(queue, tmp_path):
+    queue()
+    finish(tmp_path / "out")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage_1_max_steps": 6, "stage_2_max_steps": 3}))
+    message = "out/seed_1/stage_1 is finished, but with other arguments: stage_1_max_steps was 5, is 6. Choose another"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        queue()
+    assert read_calls(tmp_path) == []
+
+
+def test_a_folder_that_was_moved_is_not_another_run(queue, tmp_path):
+    queue()
+    finish(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    args = Namespace(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "elsewhere")
+    for name in RUNS:
+        script.check_finished(args, 1, name)
+    args.data_dir = tmp_path / "other"
+    with pytest.raises(ValueError, match="data_dir was .*, is .*other"):
+        script.check_finished(args, 1, "full")
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_is_told_at_the_end(queue, tmp_path):
+    failing = [tmp_path / "scripts" / name for name in ("seed_2-full", "seed_1-stage_1", "full-qualities")]
+    failing[0].touch()
+    failing[1].touch()
+    with pytest.raises(SystemExit) as failed:
+        queue()
+    assert len(read_calls(tmp_path)) == 1 + 2 + 11 + 1
+    lines = str(failed.value.code).splitlines()
+    assert lines[0] == "10 of 22 runs failed:"
+    log = tmp_path / "out" / "seed_2" / "full" / "output.txt"
+    assert f"seed_2/full: train_stepping_stones.py failed, see {log}: No luck." in lines
+    assert log.read_text() == "Begun.\nNo luck.\n"
+    without_stage_1 = {f"seed_1/{name}: not begun without its stage 1." for name in script.STAGE_2_RUNS}
+    assert without_stage_1 < set(lines)
+    assert not (tmp_path / "out" / "table.md").exists()
+
+    # An evaluation may fail too, and what did not fail is not made again.
+    failing[0].unlink()
+    failing[1].unlink()
+    failing[2].touch()
+    finish(tmp_path / "out")
+    with pytest.raises(
+        SystemExit, match="^2 of 22 runs failed:\nseed_1/full: evaluate_stepping_stones.py failed, see "
+    ):
+        queue()
+    assert len(read_calls(tmp_path)) == 1 + 8 + 1 + 2 + 1
+    failing[2].unlink()
+    finish(tmp_path / "out")
+    queue()
+    assert read_calls(tmp_path) == ["full/qualities", "full/qualities"]
+    assert (tmp_path / "out" / "table.md").exists()
