@@ -321,6 +321,33 @@ def test_the_card_shows_the_measured_figures(whole):
             assert f"{values['miou']:.3f}" == rows[name][0]
 
 
+class StandInHub:
+    """Keeps a repository's files in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def create_repo(self, repo_id: str, exist_ok: bool) -> SimpleNamespace:
+        (self.folder / "me" / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+        return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+    def upload_folder(self, repo_id: str, folder_path: Path) -> None:
+        shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
+
+
+def test_the_repository_is_uploaded_with_a_card_that_loads_it_by_its_name(common, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "HfApi", lambda: StandInHub(tmp_path / "hub"))
+    steps = {"stage_1_max_steps": 1, "stage_2_max_steps": 1, "push_to_hub": True, "hub_model_id": "avs"}
+    run(tmp_path / "out", common, steps)
+    uploaded = tmp_path / "hub" / "me" / "avs"
+    for subfolder in ("", "localizer"):
+        AAVSForAudioVisualSegmentation.from_pretrained(uploaded, subfolder=subfolder)
+        AAVSProcessor.from_pretrained(uploaded, subfolder=subfolder)
+    text = ModelCard.load(uploaded / "README.md").text
+    assert 'from_pretrained("me/avs", subfolder="localizer")' in text
+    assert "mIoU*" in text
+
+
 def test_the_log_has_a_row_a_step_and_a_score_an_epoch(whole):
     for stage in (1, 2):
         rows = read_log(whole / f"stage_{stage}" / "log.csv")

@@ -64,7 +64,7 @@ CARD = """# {name}
 
 Audio-visual segmentation with AAVS, trained as in *Stepping Stones* (Ma et al., ECCV 2024). {what}
 
-```python
+{pipeline}```python
 from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 
 {localizer}model = AAVSForAudioVisualSegmentation.from_pretrained("{name}")
@@ -76,6 +76,16 @@ processor = AAVSProcessor.from_pretrained("{name}")
 Test split. mIoU and F by the protocol of AVSBench, with a star by that of CAVP.
 
 {table}
+"""
+PIPELINE = """```python
+from transformers import pipeline
+import stepping_stones_hf
+
+segment = pipeline("audio-visual-segmentation", model="{name}")
+for second in segment("video.mp4"):
+    print(second["second"], [found["label"] for found in second["classes"]])
+```
+
 """
 LOCALIZER = """localizer = AAVSForAudioVisualSegmentation.from_pretrained("{name}", subfolder="localizer")
 """
@@ -279,7 +289,8 @@ def make_model_card(results: dict[str, dict], kind: str, name: str) -> ModelCard
         datasets=["AVSBench"],
     )
     localizer = LOCALIZER.format(name=name) if kind == "two stages" else ""
-    text = CARD.format(name=name, what=KINDS[kind], localizer=localizer, table=make_table(results))
+    pipeline = PIPELINE.format(name=name) if kind != "stage 2" else ""  # which has no first stage with it
+    text = CARD.format(name=name, what=KINDS[kind], pipeline=pipeline, localizer=localizer, table=make_table(results))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
