@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where `make demo` writes: data, checkpoints, the table and the pictures.
 DEMO ?= runs/mini
 
-.PHONY: demo test test-slow quality style clean
+.PHONY: demo test test-slow browser-test quality style clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,12 +15,29 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process 1 examples/train_stepping_stones.py --output_dir $(DEMO) --resume_from_checkpoint latest
+	$(BIN)/python examples/segment_mini_avsbench.py --run $(DEMO)
 
 test: quality
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# An environment of its own, in which gradio gets a Pillow that it works with.
+$(VENV)/browser/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)/browser
+	grep -v '^pillow==' constraints.txt > $(VENV)/browser/constraints.txt
+	$(VENV)/browser/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/browser/constraints.txt \
+		-e ".[dev,demo,browser]"
+	touch $@
+
+# The demo's page in a real browser. SCREENSHOT=page.png keeps a picture of it.
+browser-test: $(VENV)/browser/.installed
+	@if ! command -v chromium || ! command -v chromedriver; then \
+		if [ "$$(id -u)" != 0 ]; then echo "Needs root once: apt-get install chromium chromium-driver" >&2; exit 1; fi; \
+		apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; \
+	fi
+	$(VENV)/browser/bin/python -m pytest tests/examples/test_gradio_demo.py
 
 # `mlinter` checks the model folders with the rules that transformers has for its own.
 quality: $(VENV)/.installed

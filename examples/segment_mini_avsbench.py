@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         [second.waveform[-second.sampling_rate :] for second in seconds], sampling_rate=sampling_rate, num_patches=1
     )["input_features"]
     label_maps = [result["label_map"] for result in segment(video, label_maps="array")]
-    draw_sound_strip([second.frame for second in seconds], features, label_maps).save(output.with_suffix(".png"))
+    draw_sound_strip([second.frame for second in seconds], features, label_maps, size=120).save(
+        output.with_suffix(".png")
+    )
     print("\n".join(describe_timeline(timeline)))
     print(f"Segmented video: {output}\nIts seconds: {output.with_suffix('.png')}")
 

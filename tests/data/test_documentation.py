@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import datasets
 import pytest
@@ -25,10 +24,11 @@ import pytest
 from stepping_stones_hf.cli import main
 from stepping_stones_hf.data.doctor import diagnose
 
+from ..snippets import DOCS, read_commands, read_snippets, run_snippets
 from .conftest import make_object_tree
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "source" / "getting_avsbench.md"
+PAGE = DOCS / "getting_avsbench.md"
 
 
 @pytest.fixture
@@ -40,17 +40,15 @@ def copy_at_hand(mini_dir, tmp_path, monkeypatch):
 
 
 def test_the_snippets_run_one_after_another(copy_at_hand):
-    variables = {}
-    for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
-        exec(compile(snippet, PAGE.name, "exec"), variables)
+    variables = run_snippets(PAGE)
     assert set(variables["dataset"].column_names) <= set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
     assert len(variables["clip"]["frames"]) == 5 and len(variables["clip"]["masks"]) == 1
     assert variables["batch"]["prompt_masks"].shape[0] == variables["batch"]["pixel_values"].shape[0]
 
 
 def test_the_doctor_finds_the_copy_right(copy_at_hand, capsys):
-    (command,) = re.findall(r"^stepping-stones (doctor .*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert main(command.split()) == 0
+    (arguments,) = (words[1:] for words in read_commands(PAGE) if words[:2] == ["stepping-stones", "doctor"])
+    assert main(arguments) == 0
     assert "errors: 0" in capsys.readouterr().out
 
 
@@ -69,7 +67,7 @@ def test_the_loops_extract_all_sounds_again(mini_dir, tmp_path):
     program.write_text('#!/bin/sh\n[ "$1 $2 $4" = "-nostdin -i -vn" ] && cp "$3" "$5"\n')
     program.chmod(0o755)
     environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
-    loops = re.findall(r"```bash\n(cd .*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    loops = [snippet for snippet in read_snippets(PAGE, "bash") if snippet.startswith("cd ")]
     for loop in loops:
         subprocess.run(["bash", "-euc", loop], cwd=tmp_path, env=environment, check=True)
     assert len(loops) == 2

@@ -24,9 +24,11 @@ from accelerate.state import AcceleratorState
 
 from stepping_stones_hf.metrics.avss_miou import avss_miou
 
+from ..snippets import DOCS, run_snippets
+
 
 CARD = Path(avss_miou.__file__).parent / "README.md"
-PAGE = Path(__file__).parents[2] / "docs" / "source" / "which_miou.md"
+PAGE = DOCS / "which_miou.md"
 
 
 @pytest.fixture(autouse=True)
@@ -40,17 +42,13 @@ def load_from_here(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate, "load", load)
 
 
-def snippets(path: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
-
-
 def test_the_worked_example_of_the_docstring_holds():
     results = doctest.testmod(avss_miou)
     assert results.failed == 0 and results.attempted > 5
 
 
 def test_the_tables_of_the_page_are_made_by_its_snippets(capsys):
-    exec("\n".join(snippets(PAGE)), {})
+    run_snippets(PAGE)
     tables = re.split(r"\n(?=\| protocol \|)", capsys.readouterr().out.strip())
     assert len(tables) == 2
     for table in tables:
@@ -58,9 +56,8 @@ def test_the_tables_of_the_page_are_made_by_its_snippets(capsys):
 
 
 def test_the_snippets_of_the_card_run(capsys):
-    variables = {}
     try:
-        exec("\n".join(snippets(CARD)), variables)
+        variables = run_snippets(CARD)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert len(capsys.readouterr().out.splitlines()) == 2
