@@ -22,16 +22,19 @@ In the folder of the evaluation are
     table.md         figures in percent, as in Tables D1 and D2 of the supplement of Stepping Stones (Ma et al., 2024)
     results.json     all of them, from 0 to 1, with the arguments
     per_class.csv    IoU and F of each class by both protocols
+    per_class_*.png  bars of the IoU of each class, for each way to make label maps
     stage1_masks/    the masks of stage 1: a store for --stage1_masks_dir
     predictions/     with --save_predictions the label maps, as --predictions_dir takes them
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -73,6 +76,7 @@ from stepping_stones_hf.training.mask_store import (
     partial_store,
 )
 from stepping_stones_hf.training.report import make_class_table, make_evaluation_tables, summarize_evaluation
+from stepping_stones_hf.visualization import plot_class_bars
 
 
 # Names of the methods. Stage 2 is one for each kind of prompt.
@@ -354,6 +358,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_text(output_dir / "table.md", tables + "\n")
         write_text(output_dir / "per_class.csv", make_class_table(own))
         write_text(output_dir / "results.json", json.dumps({"arguments": arguments, **results}, indent=2) + "\n")
+        if find_spec("matplotlib") is not None:  # the extra "viz"
+            for method in results["semantics"]:
+                picture = output_dir / f"per_class_{'_'.join(re.findall(r'[a-z0-9]+', method.lower()))}.png"
+                plot_class_bars(output_dir / "per_class.csv", picture, method)
         print(f"\n{tables}\n\nResults: {output_dir}")
     accelerator.end_training()
 

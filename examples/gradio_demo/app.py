@@ -126,7 +126,7 @@ def readable_errors(*paths: str | None) -> Iterator[None]:
     except (ValueError, OSError) as error:
         message = str(error)
         for path in filter(None, paths):
-            message = message.replace(path, Path(path).name)
+            message = message
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
 
 
@@ -190,7 +190,7 @@ def make_page(segment: Pipeline) -> gr.Blocks:
         other_shown, on_video = [change, *shown["other"]], {"show_progress_on": shown["other"][1]}
         mute_button.click(segment_other, [clip, own, gr.State(SILENCE)], other_shown, **on_video)
         swap_button.click(segment_other, [clip, own, sound], other_shown, **on_video)
-        (lambda *a, **k: None)(lambda: [None] * 9, None, [*shown["own"], *other_shown], queue=False)
+        clip.change(lambda: [None] * 9, None, [*shown["own"], *other_shown], queue=False)
     return page
 
 

@@ -72,7 +72,7 @@ def _color_labels(labels: np.ndarray, size: tuple[int, int], palette: np.ndarray
 
 
 def overlay(
-    frame: Image.Image, label_map: np.ndarray, palette: np.ndarray = PALETTE, opacity: float = 0.65
+    frame: Image.Image, label_map: np.ndarray, palette: np.ndarray | None = None, opacity: float = 0.65
 ) -> Image.Image:
     """
     A frame with its labelled pixels in their colours.
@@ -94,6 +94,7 @@ def overlay(
         `ValueError`: the label map is of another shape or type or has indices without a colour; opacity is not in
         [0, 1].
     """
+    palette = PALETTE if palette is None else palette
     frame = frame.convert("RGB")
     colors = _color_labels(_check_labels(label_map, palette), frame.size, palette, opacity)
     frame.paste(colors, mask=colors)
@@ -162,7 +163,7 @@ def make_layer(
     timeline: Sequence[Sequence[int]] = (),
     num_seconds: float | None = None,
     names: Sequence[str] | Mapping[int, str] = CLASS_NAMES,
-    palette: np.ndarray = PALETTE,
+    palette: np.ndarray | None = None,
     opacity: float = 0.65,
 ) -> Image.Image:
     """
@@ -193,6 +194,7 @@ def make_layer(
         `ValueError`: the label map is of another shape or type; an index has no colour or no name; the timeline is
         longer than the video, rounded up to seconds; opacity is not in [0, 1].
     """
+    palette = PALETTE if palette is None else palette
     labels = _check_labels(label_map, palette)
     layer = _color_labels(labels, size, palette, opacity)
     # Legible on a small video, of the same share of a large one, upright or not.
@@ -275,7 +277,7 @@ def draw_sound_strip(
     frames: Sequence[Image.Image],
     input_features: np.ndarray,
     label_maps: Sequence[np.ndarray] | None = None,
-    palette: np.ndarray = PALETTE,
+    palette: np.ndarray | None = None,
     size: int = 160,
 ) -> Image.Image:
     """
@@ -301,6 +303,7 @@ def draw_sound_strip(
         `ValueError`: the frames, the patches and the label maps differ in number, or the patches are of another shape
         or not finite.
     """
+    palette = PALETTE if palette is None else palette
     patches = np.asarray(input_features, dtype=np.float32)
     if patches.ndim != 3 or len(patches) != len(frames) or not len(frames):
         raise ValueError(

@@ -196,6 +196,12 @@ def test_the_table_has_the_figures_in_percent(results, evaluation):
     assert "| stage 1 | S4 | 0 | – | – |" in lines
 
 
+def test_bars_of_classes_are_drawn_for_label_maps(results, evaluation):
+    pictures = sorted(evaluation.glob("per_class_*.png"))
+    assert len(pictures) == len(results["semantics"])
+    assert evaluation / "per_class_stage_2_masks_of_stage_1.png" in pictures
+
+
 def test_the_table_of_classes_gives_their_means(results, evaluation):
     with open(evaluation / "per_class.csv", newline="") as file:
         rows = list(csv.DictReader(file))

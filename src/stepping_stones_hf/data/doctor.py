@@ -89,6 +89,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
 
     def count(self, severity: Severity) -> int:
+        """How many findings have a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def __str__(self) -> str:
