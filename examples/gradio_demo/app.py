@@ -126,7 +126,7 @@ def readable_errors(*paths: str | None) -> Iterator[None]:
     except (ValueError, OSError) as error:
         message = str(error)
         for path in filter(None, paths):
-            message = message
+            message = message.replace(path, Path(path).name)
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
 
 
