@@ -20,7 +20,9 @@ demo: $(VENV)/.installed
 test: quality
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
+# Among them those that need the extra "export".
 test-slow: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,export]"
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # An environment of its own, in which gradio gets a Pillow that it works with.

@@ -14,7 +14,8 @@
 """
 The paper's ablations, on any data, with several seeds: Table 2 (the strategy with first stages of three qualities),
 Table 3 (adaptive or shared audio query), Table 4 (mask fusion and robust keys), Table E3 (initial attention masks),
-and two controls that the paper lacks: one stage with as many steps as both stages, and a first stage without ears.
+and what the paper lacks: one stage with as many steps as both stages, a first stage without ears, and one that is
+trained three times as long.
 
     python examples/ablations.py --config examples/configs/ablations.yaml --output_dir runs/ablations --jobs 2
 
@@ -49,6 +50,8 @@ EXAMPLES = Path(__file__).parent
 # Name -> arguments of the training script.
 STAGE_1_RUNS = {
     "stage_1": [],
+    # Three times the steps: the prompts are the lever, and stage 2 does not care when its first stage was trained.
+    "stage_1_longer": [],
     "stage_1_shared_query": ["--config_overrides", "audio_query=shared"],
     "stage_1_silence": ["--sound", "silence"],
 }
@@ -77,7 +80,7 @@ TITLES = {
     "one_stage_shared_query": "one stage, shared audio query (T3)",
     "one_stage_equal_cost": "one stage, as many steps as both stages",
 }
-PROMPTS = ("no masks", "masks of stage 1", "low", "high", "true masks")
+PROMPTS = ("no masks", "masks of stage 1", "masks of a longer stage 1", "low", "high", "true masks")
 
 
 def make_arguments(args: Namespace, seed: int, name: str) -> list[str]:
@@ -86,9 +89,12 @@ def make_arguments(args: Namespace, seed: int, name: str) -> list[str]:
     arguments = ["--config", str(args.config), "--seed", str(seed), "--data_dir", str(args.data_dir)]
     arguments += ["--cache_audio_features", str(args.output_dir / "audio-features")]
     arguments += ["--output_dir", str(folder / name)]
-    if name in STAGE_1_RUNS:
-        return [*arguments, "--stage", "1", *STAGE_1_RUNS[name]]
     _, _, config = parse_arguments(arguments)
+    if name in STAGE_1_RUNS:
+        if name == "stage_1_longer":
+            count = "epochs" if config.stage_1_max_steps is None else "max_steps"
+            arguments += [f"--stage_1_{count}", str(3 * getattr(config, f"stage_1_{count}"))]
+        return [*arguments, "--stage", "1", *STAGE_1_RUNS[name]]
     arguments += ["--stage", "2", "--localizer", str(folder / "stage_1" / "stage_1" / "model"), *STAGE_2_RUNS[name]]
     if name == "one_stage_equal_cost":
         count = "epochs" if config.stage_2_max_steps is None else "max_steps"
@@ -132,19 +138,23 @@ def run(args: Namespace, seed: int, name: str) -> None:
     arguments = make_arguments(args, seed, name)
     if not (folder / "all_results.json").exists():
         call("train_stepping_stones.py", [*arguments, "--resume_from_checkpoint", "latest"], folder / "output.txt")
-    if name in WITH_QUALITIES and not (folder / "qualities" / "results.json").exists():
+    if name in WITH_QUALITIES:
         config, _, _ = parse_arguments(arguments)
-        arguments = ["--model", str(folder / "model"), "--data_dir", str(args.data_dir), "--dataset", "avss"]
-        arguments += ["--prompts", "low", "high", "--unknown_color", config.unknown_color]
-        arguments += ["--output_dir", str(folder / "qualities")]
-        call("evaluate_stepping_stones.py", arguments, folder / "output.txt")
+        localizer = folder.with_name("stage_1_longer") / "stage_1" / "model"
+        prompts = {"qualities": ["low", "high"], "longer": ["stage1", "--localizer", str(localizer)]}
+        for evaluation, options in prompts.items():
+            if not (folder / evaluation / "results.json").exists():
+                arguments = ["--model", str(folder / "model"), "--data_dir", str(args.data_dir), "--dataset", "avss"]
+                arguments += ["--unknown_color", config.unknown_color, "--output_dir", str(folder / evaluation)]
+                call("evaluate_stepping_stones.py", [*arguments, "--prompts", *options], folder / "output.txt")
 
 
 def run_all(args: Namespace) -> None:
     """Runs what is missing, stage 1 first; what fails is told once all others have ended."""
-    runs = [*product(args.seeds, [name for name in (*STAGE_2_RUNS, *STAGE_1_RUNS) if name != "stage_1"])]
+    first = [*product(args.seeds, ("stage_1", "stage_1_longer"))]
+    runs = [item for item in product(args.seeds, (*STAGE_2_RUNS, *STAGE_1_RUNS)) if item not in first]
     with ThreadPoolExecutor(args.jobs) as executor:
-        futures = {(seed, "stage_1"): executor.submit(run, args, seed, "stage_1") for seed in args.seeds}
+        futures = {item: executor.submit(run, args, *item) for item in first}
         wait(futures.values())
         failed = {seed for (seed, _), future in futures.items() if future.exception() is not None}
         waiting = [(seed, name) for seed, name in runs if seed in failed and name in STAGE_2_RUNS]
@@ -168,6 +178,8 @@ def read_results(args: Namespace) -> list[dict]:
             if name in WITH_QUALITIES:
                 simulated = json.loads((folder / "qualities" / "results.json").read_text())["semantics"]
                 figures |= {quality: simulated[f"stage 2, {quality} masks"] for quality in ("low", "high")}
+                longer = json.loads((folder / "longer" / "results.json").read_text())["semantics"]
+                figures["masks of a longer stage 1"] = longer["stage 2, masks of stage 1"]
             for prompt, values in figures.items():
                 numbers = {key: value for key, value in values.items() if isinstance(value, float)}
                 rows.append({"seed": seed, "run": name, "prompt": prompt, **numbers})
@@ -202,6 +214,7 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
     lines = ["| foreground IoU of stage 1 | S4 | MS3 | V2 |", "|---|---|---|---|"]
     for name, title in {
         "stage_1": "adaptive audio query",
+        "stage_1_longer": "the same, three times the steps",
         "stage_1_shared_query": "shared audio query (T3)",
         "stage_1_silence": "trained and tested without sound",
     }.items():
@@ -216,6 +229,10 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
         - values("one_stage", "no masks", "miou_seen"),
         "masks of stage 1, to one stage with as many steps": actual
         - values("one_stage_equal_cost", "no masks", "miou_seen"),
+        "masks of a longer stage 1, to one stage with as many semantic steps": values(
+            "full", "masks of a longer stage 1", "miou_seen"
+        )
+        - values("one_stage", "no masks", "miou_seen"),
         "true masks, to those of stage 1": truth - actual,
         "high, to low": values("full", "high", "miou_seen") - values("full", "low", "miou_seen"),
         "true masks, to high": truth - values("full", "high", "miou_seen"),

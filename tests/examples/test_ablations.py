@@ -46,12 +46,16 @@ with open(Path(__file__).with_name("calls.txt"), "a") as file:
 print("Begun.")
 if (Path(__file__).parent / f"{folder.parent.name}-{folder.name}").exists():
     sys.exit("No luck.")
-seed = int(folder.parent.name.removeprefix("seed_")) if folder.name != "qualities" else 0
+seed = int(folder.parent.name.removeprefix("seed_")) if folder.parent.name.startswith("seed_") else 0
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "argv.json").write_text(json.dumps(sys.argv[1:]))
 if folder.name == "qualities":
     figures = {"low": {"miou_seen": 0.5}, "high": {"miou_seen": 0.75}}
     figures = {"semantics": {f"stage 2, {name} masks": value for name, value in figures.items()}}
+    (folder / "results.json").write_text(json.dumps(figures))
+elif folder.name == "longer":
+    assert Path(values["--localizer"]).parts[-3:] == ("stage_1_longer", "stage_1", "model")
+    figures = {"semantics": {"stage 2, masks of stage 1": {"miou_seen": 0.875}}}
     (folder / "results.json").write_text(json.dumps(figures))
 else:
     prompts = ["no masks"] if values.get("--train_prompts") == "none" else ["masks of stage 1", "true masks"]
@@ -104,7 +108,7 @@ def make_rows(figures: dict[tuple[str, str], list[float]]) -> list[dict]:
     """Rows of three seeds, the last seed first; a run that is not given has 0.5."""
     prompts = dict.fromkeys(script.STAGE_2_RUNS, ("masks of stage 1", "true masks"))
     prompts |= {name: ("no masks",) for name in script.STAGE_2_RUNS if name.startswith("one_stage")}
-    prompts |= {name: (*prompts[name], "low", "high") for name in script.WITH_QUALITIES}
+    prompts |= {name: (*prompts[name], "masks of a longer stage 1", "low", "high") for name in script.WITH_QUALITIES}
     prompts |= dict.fromkeys(script.STAGE_1_RUNS, ("S4", "MS3", "V2"))
     rows = []
     for seed, name in product((3, 2, 1), RUNS):
@@ -142,13 +146,21 @@ def test_the_table_has_means_and_differences_paired_by_seed():
     )
     # 4.30265 * 0.1 / sqrt(3)
     assert table["adaptive audio query"] == ["0.800 ± 0.248", "0.500 ± 0.000", "0.500 ± 0.000"]
-    assert table["stage 2"] == ["", "0.600 ± 0.248", "0.400 ± 0.000", "0.500 ± 0.000", "0.900 ± 0.248"]
+    assert table["stage 2"] == [
+        "",
+        "0.600 ± 0.248",
+        "0.500 ± 0.000",
+        "0.400 ± 0.000",
+        "0.500 ± 0.000",
+        "0.900 ± 0.248",
+    ]
     one_stage = table["one stage, as many semantic steps: origin initialisation (E3)"]
     # The standard deviation of 0.4, 0.5, 0.5 and of their differences 0.1, 0.1, 0.2 is 0.1 / sqrt(3).
-    assert one_stage == ["0.467 ± 0.143", "", "", "", ""]
+    assert one_stage == ["0.467 ± 0.143", "", "", "", "", ""]
     gains = {
         "masks of stage 1, to one stage with as many semantic steps": "0.133 ± 0.143",
         "masks of stage 1, to one stage with as many steps": "-0.100 ± 0.248",
+        "masks of a longer stage 1, to one stage with as many semantic steps": "0.033 ± 0.143",
         "true masks, to those of stage 1": "0.300 ± 0.000",
         "high, to low": "0.100 ± 0.000",
         "true masks, to high": "0.400 ± 0.248",
@@ -176,18 +188,19 @@ def test_the_table_has_means_and_differences_paired_by_seed():
 
 def test_each_run_is_made_once_and_the_table_has_them_all(queue, tmp_path):
     runs = {f"seed_{seed}/{name}" for seed, name in product((1, 2), RUNS)}
-    evaluations = [f"{name}/qualities" for name in script.WITH_QUALITIES] * 2
+    evaluations = [f"{name}/{kind}" for name, kind in product(script.WITH_QUALITIES, ("qualities", "longer"))] * 2
     queue()
     calls = read_calls(tmp_path)
     assert sorted(calls) == sorted([*runs, *evaluations])
-    assert set(calls[:2]) == {"seed_1/stage_1", "seed_2/stage_1"}  # the others need it
+    first = product((1, 2), ("stage_1", "stage_1_longer"))
+    assert set(calls[:4]) == {f"seed_{seed}/{name}" for seed, name in first}  # the others need them
     table = (tmp_path / "out" / "table.md").read_text()
     # Scores are 0.6 and 0.7; 12.7062 * 0.0707107 / sqrt(2) is half the interval.
-    assert "| stage 2 |  | 0.650 ± 0.635 | 0.500 ± 0.000 | 0.750 ± 0.000 | 0.650 ± 0.635 |" in table
+    assert "| stage 2 |  | 0.650 ± 0.635 | 0.875 ± 0.000 | 0.500 ± 0.000 | 0.750 ± 0.000 | 0.650 ± 0.635 |" in table
     assert "| masks of stage 1, to one stage with as many semantic steps | 0.250 ± 0.000 |" in table
     with open(tmp_path / "out" / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * (3 * 3 + 5 * 2 + 3 + 2 * 2)
+    assert len(rows) == 2 * (4 * 3 + 5 * 2 + 3 + 2 * 3)
     assert {(row["seed"], row["run"]) for row in rows} == set(product("12", RUNS))
 
     finish(tmp_path / "out")
@@ -206,6 +219,7 @@ def test_runs_get_the_arguments_of_their_ablation(tmp_path):
     for name, values in arguments.items():
         assert (values["seed"], values["output_dir"]) == (7, str(tmp_path / "out" / "seed_7" / name))
         assert values["stage"] == ("1" if name in script.STAGE_1_RUNS else "2")
+        assert values["stage_1_max_steps"] == (15 if name == "stage_1_longer" else 5)
         assert values["stage_2_max_steps"] == (8 if name == "one_stage_equal_cost" else 3)
         assert values["stage_2_parameters"] == (patterns[:1] if name in script.WITHOUT_KEYS else patterns)
         assert (values["train_prompts"] == "none") == name.startswith("one_stage")
@@ -242,9 +256,9 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told_at_the_end(queue,
     failing[1].touch()
     with pytest.raises(SystemExit) as failed:
         queue()
-    assert len(read_calls(tmp_path)) == 1 + 2 + 11 + 1
+    assert len(read_calls(tmp_path)) == 4 + 2 + 10 + 2
     lines = str(failed.value.code).splitlines()
-    assert lines[0] == "10 of 22 runs failed:"
+    assert lines[0] == "10 of 24 runs failed:"
     log = tmp_path / "out" / "seed_2" / "full" / "output.txt"
     assert f"seed_2/full: train_stepping_stones.py failed, see {log}: No luck." in lines
     assert log.read_text() == "Begun.\nNo luck.\n"
@@ -258,12 +272,12 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told_at_the_end(queue,
     failing[2].touch()
     finish(tmp_path / "out")
     with pytest.raises(
-        SystemExit, match="^2 of 22 runs failed:\nseed_1/full: evaluate_stepping_stones.py failed, see "
+        SystemExit, match="^2 of 24 runs failed:\nseed_1/full: evaluate_stepping_stones.py failed, see "
     ):
         queue()
-    assert len(read_calls(tmp_path)) == 1 + 8 + 1 + 2 + 1
+    assert len(read_calls(tmp_path)) == 1 + 8 + 1 + 1 + 2 + 1
     failing[2].unlink()
     finish(tmp_path / "out")
     queue()
-    assert read_calls(tmp_path) == ["full/qualities", "full/qualities"]
+    assert sorted(read_calls(tmp_path)) == ["full/longer"] * 2 + ["full/qualities"] * 2
     assert (tmp_path / "out" / "table.md").exists()
