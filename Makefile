@@ -25,21 +25,14 @@ test-slow: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,export]"
 	$(BIN)/python -m pytest -n 2 -m slow
 
-# An environment of its own, in which gradio gets a Pillow that it works with.
-$(VENV)/browser/.installed: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)/browser
-	grep -v '^pillow==' constraints.txt > $(VENV)/browser/constraints.txt
-	$(VENV)/browser/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/browser/constraints.txt \
-		-e ".[dev,demo,browser]"
-	touch $@
-
 # The demo's page in a real browser. SCREENSHOT=page.png keeps a picture of it.
-browser-test: $(VENV)/browser/.installed
+browser-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,browser]"
 	@if ! command -v chromium || ! command -v chromedriver; then \
 		if [ "$$(id -u)" != 0 ]; then echo "Needs root once: apt-get install chromium chromium-driver" >&2; exit 1; fi; \
 		apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; \
 	fi
-	$(VENV)/browser/bin/python -m pytest tests/examples/test_gradio_demo.py
+	$(BIN)/python -m pytest tests/examples/test_gradio_demo.py
 
 # `mlinter` checks the model folders with the rules that transformers has for its own.
 quality: $(VENV)/.installed
