@@ -88,14 +88,15 @@ class TestSegmentVideo:
         assert set(read_streams(tmp_path / "mute.mp4")) == {"video"}
         assert max(np.abs(second.waveform).max() for second in read_seconds(tmp_path / "swapped.mp4")) < 1e-3
 
-    def test_a_failure_leaves_nothing_behind(self, segment, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("what", ["write_indices", "make_layer", "json.dumps"])
+    def test_a_failure_leaves_nothing_behind(self, segment, tmp_path, monkeypatch, what):
         path = make_video(tmp_path / "clip.mkv", audio_codec="pcm_s16le")
         (tmp_path / "out.mp4").write_bytes(b"an older one")
 
-        def fail(*args):
+        def fail(*args, **kwargs):
             raise OSError("no space left")
 
-        monkeypatch.setattr("stepping_stones_hf.segment_video.write_indices", fail)
+        monkeypatch.setattr(f"stepping_stones_hf.segment_video.{what}", fail)
         with pytest.raises(OSError, match="no space"):
             segment_video(segment, path, tmp_path / "out.mp4", tmp_path / "masks", tmp_path / "timeline.json")
         assert read_files(tmp_path) == {"clip.mkv", "out.mp4"}
@@ -107,8 +108,15 @@ class TestSegmentVideo:
             segment_video(segment, path, masks_dir=tmp_path)
         with pytest.raises(FileNotFoundError, match="nowhere, the folder for out.json"):
             segment_video(segment, path, json_path=tmp_path / "nowhere" / "out.json")
-        with pytest.raises(ValueError, match="is the video itself"):
-            segment_video(segment, path, path)
+        out = tmp_path / "out.mp4"
+        for outputs in ({"output": path}, {"json_path": path}, {"output": out, "json_path": out}):
+            with pytest.raises(ValueError, match="is read or written already"):
+                segment_video(segment, path, **outputs)
+        with pytest.raises(ValueError, match="is a folder"):
+            segment_video(segment, path, json_path=tmp_path)
+        with pytest.raises(ValueError, match="or its parent does not"):
+            segment_video(segment, path, masks_dir=tmp_path / "nowhere" / "masks")
+        assert read_files(tmp_path) == {"clip.mp4"}
 
 
 def test_times_of_what_sounds():
@@ -148,6 +156,16 @@ class TestCommand:
         path = make_video(tmp_path / "clip.mp4", audio_codec=None)
         assert main(["segment", str(path), "--model", str(two_stage_repository), "--audio", "silence"]) == 0
         assert read_info(tmp_path / "clip_segmented.mp4").seconds == pytest.approx(3)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [(["--fps", "0"], "fps is 0.0"), (["--device", "nonsense"], "--device nonsense is not")],
+    )
+    def test_values_that_cannot_be(self, two_stage_repository, tmp_path, capsys, options, message):
+        path = make_video(tmp_path / "clip.mp4")
+        assert main(["segment", str(path), "--model", str(two_stage_repository), *options]) == 1
+        assert message in capsys.readouterr().err
+        assert read_files(tmp_path) == {"clip.mp4"}
 
     def test_what_is_no_model(self, tmp_path, capsys, monkeypatch):
         path = make_video(tmp_path / "clip.mp4")

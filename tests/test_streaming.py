@@ -12,13 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import av
 import numpy as np
 import pytest
 from transformers import pipeline
 
 from stepping_stones_hf.streaming import StreamingPredictor
 
-from .videos import make_frame, make_sound
+from .videos import make_frame, make_sound, make_video
 
 
 RATE = 22_050
@@ -73,6 +74,18 @@ def test_chunks_that_cross_seconds(segment):
     assert results == segment(clip)
 
 
+@pytest.mark.parametrize("seconds", [0.3, 2.4, 2.7])
+def test_the_end_of_a_recording_counts_as_in_the_pipeline(segment, tmp_path, seconds):
+    path = make_video(tmp_path / "clip.mkv", seconds=seconds, audio_codec="pcm_f32le", video_codec="ffv1")
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    predictor = StreamingPredictor(segment, 16_000)
+    results = push_all(predictor, frames, make_sound(16_000, seconds), 1_600)
+    last = predictor.finish()
+    assert results + ([] if last is None else [last]) == segment(path)
+    assert predictor.finish() is None
+
+
 def test_bad_input(segment):
     frame = make_frame(80, 60, 0)
     with pytest.raises(ValueError, match="sampling_rate"):
@@ -82,5 +95,9 @@ def test_bad_input(segment):
         predictor.push(frame, make_sound(RATE, 1.5))
     with pytest.raises(ValueError, match="NaN"):
         predictor.push(frame, np.full(10, np.nan))
+    with pytest.raises(ValueError, match=r"frame should be a PIL image or .* got \(3, 60, 80\), float64"):
+        predictor.push(np.zeros((3, 60, 80)), make_sound(RATE, 1))
+    with pytest.raises(ValueError, match="takes no threshold"):
+        StreamingPredictor(segment, RATE, threshold=0.5)
     # Nothing of what was refused is kept.
     assert predictor.push(frame, make_sound(RATE, 1))["second"] == 0

@@ -13,6 +13,7 @@
 # limitations under the License.
 
 import itertools
+import math
 from fractions import Fraction
 
 import av
@@ -20,9 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepping_stones_hf.video import SILENCE, read_info, read_seconds, read_sound, write_painted
+from stepping_stones_hf.video import SILENCE, read_info, read_seconds, read_sound, write_painted, write_video
 
-from .videos import BLUE, RED, make_sound, make_video, read_streams
+from .videos import BLUE, RED, make_frame, make_sound, make_video, read_streams
 
 
 def loudness(second) -> float:
@@ -114,6 +115,17 @@ class TestReadSeconds:
         heard = np.concatenate(seconds) > 0.1
         np.testing.assert_array_equal(np.flatnonzero(np.diff(heard.astype(int))) + 1, [4_000, 20_000, 24_000])
 
+    def test_a_clock_that_jumps_by_days_fills_no_memory(self, tmp_path):
+        path, rate = tmp_path / "far.mkv", 8_000
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+            for start in (0, 500_000 * rate):
+                frame = av.AudioFrame.from_ndarray(np.ones((1, rate), dtype="f4"), format="fltp", layout="mono")
+                frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), start
+                container.mux(stream.encode(frame))
+        seconds = read_sound(path)
+        assert [next(seconds)[0].any() for _ in range(3)] == [True, False, False]  # 16 GB, if it were filled at once
+
     def test_another_sound_or_silence_takes_the_place_of_its_own(self, tmp_path):
         path = make_video(tmp_path / "clip.mp4")
         loud = make_video(
@@ -125,6 +137,40 @@ class TestReadSeconds:
     def test_odd_rates_are_resampled_by_ffmpeg(self, tmp_path):
         path = make_video(tmp_path / "clip.mkv", audio_codec="pcm_s16le", rate=44_101)
         assert {second.sampling_rate for second in read_seconds(path)} == {16_000}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("clip.ts", {"audio_codec": "mp2"}),
+        ("clip.h264", {"audio_codec": None}),
+        ("clip.webm", {"video_codec": "libvpx-vp9", "audio_codec": "libopus", "rate": 48_000}),
+    ],
+)
+def test_the_length_of_videos_whose_packets_do_not_say_it(tmp_path, name, options):
+    path = make_video(tmp_path / name, fps=25, **options)
+    assert read_info(path).seconds == pytest.approx(3, abs=0.011)
+
+
+class TestWriteVideo:
+    def test_frames_and_sound_come_back(self, tmp_path):
+        frames = [Image.fromarray(make_frame(64, 48, moment)) for moment in range(3)]
+        write_video(frames, make_sound(44_101, 3), 44_101, tmp_path / "clip.mp4")
+        assert read_info(tmp_path / "clip.mp4").fps == 10
+        seconds = list(read_seconds(tmp_path / "clip.mp4"))
+        for second, frame in zip(seconds, frames, strict=True):
+            assert np.abs(np.asarray(second.frame, dtype=float) - np.asarray(frame)).mean() < 5
+        np.testing.assert_allclose([loudness(second) for second in seconds], [0, 0.255, 0], atol=0.02)
+
+    def test_what_is_no_clip(self, tmp_path):
+        frame, sound = Image.new("RGB", (64, 48)), make_sound(16_000, 1)
+        for frames in ([], [frame, frame.resize((32, 32))]):
+            with pytest.raises(ValueError, match="frames should all be of one size"):
+                write_video(frames, sound, 16_000, tmp_path / "clip.mp4")
+        for waveform in (sound[0], np.zeros((3, 16_000)), np.full((1, 16_000), np.nan)):
+            with pytest.raises(ValueError, match="waveform should be"):
+                write_video([frame], waveform, 16_000, tmp_path / "clip.mp4")
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestBadInput:
@@ -159,6 +205,27 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read"):
             list(read_seconds(path))
 
+    def test_an_audio_track_without_sound(self, tmp_path):
+        sound = make_video(
+            tmp_path / "sound.wav", video_codec=None, audio_codec="pcm_s16le", sound=np.zeros((1, 1), "f4")
+        )
+        header = sound.read_bytes().partition(b"data")[0]
+        sound.write_bytes(header + b"data" + bytes(4))
+        with pytest.raises(ValueError, match=r"sound\.wav (has an audio track without sound|cannot be read)"):
+            list(read_seconds(make_video(tmp_path / "clip.mp4"), sound))
+
+    def test_videos_that_were_joined_without_their_clock(self, tmp_path):
+        content = make_video(tmp_path / "clip.ts", audio_codec="mp2").read_bytes()
+        (tmp_path / "joined.ts").write_bytes(content + content)
+        with pytest.raises(ValueError, match=r"The clock of .*joined\.ts goes from .* Were videos joined"):
+            list(read_seconds(tmp_path / "joined.ts"))
+
+    def test_a_size_that_changes(self, tmp_path):
+        parts = [make_video(tmp_path / f"{width}.h264", width=width, audio_codec=None) for width in (64, 96)]
+        (tmp_path / "joined.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
+        with pytest.raises(ValueError, match=r"joined\.h264 changes its size from 64x48 to 96x48"):
+            list(read_seconds(tmp_path / "joined.h264", SILENCE))
+
     def test_samples_that_are_nan(self, tmp_path):
         sound = make_sound(16_000, 3, channels=1)
         sound[0, 20_000] = np.nan
@@ -175,6 +242,7 @@ class TestWritePainted:
             {"fps": 30, "rate": 44_100},
             {"fps": 1},
             {"width": 63, "height": 47, "pix_fmt": "yuv444p"},
+            {"audio_codec": "ac3", "rate": 48_000},
             {"rotation": 90},
         ],
     )
@@ -221,13 +289,28 @@ class TestWritePainted:
         reds = [np.asarray(second.frame)[40, 50, 0] for second in read_seconds(output)]
         np.testing.assert_allclose(reds, [RED[0], RED[0] - 10, RED[0] - 20], atol=5)
 
-    def test_sounds_that_players_do_not_know_become_aac(self, tmp_path):
-        path, output = make_video(tmp_path / "clip.mkv", audio_codec="pcm_s16le", rate=22_050), tmp_path / "out.mp4"
+    @pytest.mark.parametrize(("codec", "rate"), [("pcm_s16le", 22_050), ("pcm_s16le", 44_101), ("libmp3lame", 8_000)])
+    def test_sounds_that_players_do_not_know_become_aac(self, tmp_path, codec, rate):
+        path, output = make_video(tmp_path / "clip.mkv", audio_codec=codec, rate=rate), tmp_path / "out.mp4"
         write_painted(path, output, keep)
         with av.open(str(output)) as container:
             (stream,) = container.streams.audio
             assert (stream.codec_context.name, stream.channels) == ("aac", 2)
         np.testing.assert_allclose([loudness(s) for s in read_seconds(output)], [0, 0.255, 0], atol=0.02)
+
+    @pytest.mark.parametrize("rotation", [None, 90])
+    def test_pixels_that_are_not_square_stay_so(self, tmp_path, rotation):
+        aspect = Fraction(16, 11)
+        path = make_video(tmp_path / "clip.mp4", aspect=aspect, rotation=rotation)
+        write_painted(path, tmp_path / "out.mp4", keep)
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            assert container.streams.video[0].sample_aspect_ratio == (aspect if rotation is None else 1 / aspect)
+
+    def test_names_with_a_colon_are_no_protocols(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        make_video(tmp_path / "clip.mp4").rename("clip 12:30.mp4")
+        write_painted("clip 12:30.mp4", "out 12:30.mp4", keep)
+        assert read_info("out 12:30.mp4").seconds == pytest.approx(3)
 
     def test_another_sound_ends_with_the_video_and_silence_is_no_track(self, tmp_path):
         path, output = make_video(tmp_path / "clip.mp4"), tmp_path / "out.mp4"
@@ -254,10 +337,18 @@ class TestWritePainted:
     def test_outputs_that_cannot_be(self, tmp_path):
         path = make_video(tmp_path / "clip.mp4")
         content = path.read_bytes()
-        with pytest.raises(ValueError, match=r"clip\.mp4 is the video itself"):
+        with pytest.raises(ValueError, match=r"clip\.mp4 is read or written already"):
             write_painted(path, path, keep)
         with pytest.raises(ValueError, match=r"out\.gif should end in \.mp4"):
             write_painted(path, tmp_path / "out.gif", keep)
+        with pytest.raises(ValueError, match=r"clip\.mp4 is read or written already"):
+            write_painted(make_video(tmp_path / "other.mp4"), path, keep, sound=path)
+        (tmp_path / "folder.mp4").mkdir()
+        with pytest.raises(ValueError, match=r"folder\.mp4 is a folder"):
+            write_painted(path, tmp_path / "folder.mp4", keep)
+        for fps in (0, -1, 0.01, math.inf, math.nan):
+            with pytest.raises(ValueError, match="fps is .*, expected"):
+                write_painted(path, tmp_path / "out.mp4", keep, fps=fps)
         with pytest.raises(FileNotFoundError, match="nowhere, the folder for"):
             write_painted(path, tmp_path / "nowhere" / "out.mp4", keep)
         assert path.read_bytes() == content

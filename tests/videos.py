@@ -49,6 +49,7 @@ def make_video(
     video_codec: str | None = "libx264",
     pix_fmt: str = "yuv420p",
     rotation: int | None = None,
+    aspect: Fraction | None = None,
     audio_codec: str | None = "aac",
     rate: int = 16_000,
     sound: np.ndarray | None = None,
@@ -61,6 +62,8 @@ def make_video(
             video = container.add_stream(video_codec, rate=fps)
             video.width, video.height, video.pix_fmt = width, height, pix_fmt
             video.codec_context.time_base = Fraction(1, 1000)
+            if aspect is not None:
+                video.codec_context.sample_aspect_ratio = aspect
             if rotation is not None:
                 video.set_display_rotation(rotation)
         if audio_codec is not None:

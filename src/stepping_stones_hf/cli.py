@@ -15,6 +15,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -86,6 +87,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def segment(args: argparse.Namespace) -> int:
+    import torch
     from transformers import pipeline
     from transformers.utils.logging import disable_progress_bar
 
@@ -96,10 +98,13 @@ def segment(args: argparse.Namespace) -> int:
             f"{DEMO_MODEL}, the model that `make demo` trains, does not exist here: give one with --model."
         )
     output = args.output or args.video.with_name(f"{args.video.stem}_segmented.mp4")
+    try:
+        torch.zeros(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {args.device} is not there: {str(error).splitlines()[0]}") from error
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no half file is left
     disable_progress_bar()
-    segment = pipeline(
-        "audio-visual-segmentation", model=args.model, localizer=args.localizer, device=args.device or "cpu"
-    )
+    segment = pipeline("audio-visual-segmentation", model=args.model, localizer=args.localizer, device=args.device)
     timeline = segment_video(
         segment,
         args.video,
@@ -188,7 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--audio", metavar="FILE", help="another file's sound, or the word silence")
     command.add_argument("--fps", type=float, help="frames per second of OUT; those of VIDEO by default")
     command.add_argument("--batch-size", type=int, default=1, help="seconds that pass through the model at a time")
-    command.add_argument("--device", help="cpu, cuda, ...")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, ...")
 
     command = commands.add_parser("register-metric", help='make evaluate.load("avss_miou") work from any directory')
     command.set_defaults(run=register_metric)
@@ -203,6 +208,9 @@ def main(argv: list[str] | None = None) -> int:
         # Messages of bad input say what to do; a stack trace would bury them.
         print(f"stepping-stones: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stepping-stones: stopped.", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

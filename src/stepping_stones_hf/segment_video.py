@@ -16,7 +16,6 @@
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,16 @@ from tqdm.auto import tqdm
 
 from .models.aavs.image_processing_pil_aavs import VOC_PALETTE
 from .pipelines import AudioVisualSegmentationPipeline
-from .video import Source, check_output, read_info, write_painted
+from .video import (
+    Source,
+    VideoInfo,
+    check_fps,
+    check_new_file,
+    check_output,
+    read_info,
+    write_painted,
+    write_whole,
+)
 from .visualization import BINARY_PALETTE, blend, make_layer
 
 
@@ -42,8 +50,8 @@ def segment_video(
     disable_progress_bar: bool = True,
 ) -> list[dict]:
     """
-    Segments a video and writes what is asked for; each file is there once it is whole, and all of them or none. Long
-    videos take no more memory than short ones.
+    Segments a video and writes what is asked for, which is there once all of it is whole. Long videos take no more
+    memory than short ones.
 
     Args:
         segment ([`AudioVisualSegmentationPipeline`]):
@@ -71,68 +79,68 @@ def segment_video(
 
     Raises:
         `FileNotFoundError`, `ValueError`: as [`AudioVisualSegmentationPipeline`] and
-        [`~stepping_stones_hf.video.write_painted`]; or `masks_dir` exists.
+        [`~stepping_stones_hf.video.write_painted`]; `masks_dir` exists, or a file is to be written that is read.
         `OSError`: something cannot be written.
     """
-    info = read_info(video)
+    output, masks_dir, json_path = (None if path is None else Path(path) for path in (output, masks_dir, json_path))
     if output is not None:
-        check_output(video, Path(output))
-    if masks_dir is not None and Path(masks_dir).exists():
-        raise ValueError(f"{masks_dir} exists already: choose a new folder for the masks.")
-    if json_path is not None and not Path(json_path).parent.is_dir():
-        raise FileNotFoundError(f"{Path(json_path).parent}, the folder for {Path(json_path).name}, does not exist.")
+        check_output(output, video, sound)
+    if json_path is not None:
+        check_new_file(json_path, video, sound, output)
+    if masks_dir is not None and (masks_dir.exists() or not masks_dir.parent.is_dir()):
+        raise ValueError(f"{masks_dir} exists already, or its parent does not: choose a new folder for the masks.")
+    check_fps(fps)
+    info = read_info(video)
 
-    names = segment.model.config.id2label
-    palette = BINARY_PALETTE if len(names) == 2 else VOC_PALETTE
-    partial_masks = None if masks_dir is None else partial_of(masks_dir)
+    # The folder first: it alone can refuse its name, if another process has made it in the meantime.
+    wanted = [path for path in (masks_dir, json_path, output) if path is not None]
     bar = tqdm(total=max(1, math.floor(info.seconds + 0.5)), unit="s", disable=disable_progress_bar)
-    timeline, layer = [], None
-
-    def next_second(results: Iterator[dict]) -> bool:
-        nonlocal layer
-        result = next(results, None)
-        if result is None:
-            return False
-        timeline.append({"second": result["second"], "classes": result["classes"]})
-        if output is not None:
-            sounding = [[found["label_id"] for found in row["classes"]] for row in timeline]
-            length = max(info.seconds, len(timeline) - 0.5)
-            layer = make_layer((info.width, info.height), result["label_map"], sounding, length, names, palette)
-        if partial_masks is not None:
-            write_indices(partial_masks / f"{result['second']:05d}.png", result["label_map"], palette)
-        bar.update()
-        return True
-
-    def paint(frame: np.ndarray, moment: float) -> np.ndarray:
-        # What is left of a last second that does not count looks as the one before.
-        while len(timeline) <= moment and next_second(results):
-            pass
-        return blend(frame, layer)
-
-    try:
-        if partial_masks is not None:
-            partial_masks.mkdir(parents=True)
+    with bar, write_whole(*wanted) as partials:
+        written = dict(zip(wanted, partials))
+        if masks_dir is not None:
+            written[masks_dir].mkdir()
         results = segment.iterate(video, sound=sound, label_maps="array", batch_size=batch_size)
+        painter = Painter(results, info, segment.model.config.id2label, written.get(masks_dir), bar)
         if output is not None:
-            write_painted(video, output, paint, sound, fps)
-        while next_second(results):
+            write_painted(video, written[output], painter.paint, sound, fps)
+        while painter.next_second():
             pass
         if json_path is not None:
             summary = {"width": info.width, "height": info.height, "fps": float(info.fps), "seconds": info.seconds}
-            partial_json = partial_of(json_path)
-            partial_json.write_text(json.dumps(summary | {"timeline": timeline}, indent=2) + "\n")
-            partial_json.replace(json_path)
-        if partial_masks is not None:
-            partial_masks.rename(masks_dir)
-    finally:
-        bar.close()
-        if partial_masks is not None:
-            shutil.rmtree(partial_masks, ignore_errors=True)
-    return timeline
+            written[json_path].write_text(json.dumps(summary | {"timeline": painter.timeline}, indent=2) + "\n")
+    return painter.timeline
 
 
-def partial_of(path: str | os.PathLike) -> Path:
-    return Path(path).with_name(f".{Path(path).name}.{os.getpid()}.partial")
+class Painter:
+    """Takes the results of a video's seconds as they are due, keeps them, and paints frames with them."""
+
+    def __init__(self, results: Iterator[dict], info: VideoInfo, names: dict, masks_dir: Path | None, bar: tqdm):
+        self.results, self.info, self.names, self.masks_dir, self.bar = results, info, names, masks_dir, bar
+        self.palette = BINARY_PALETTE if len(names) == 2 else VOC_PALETTE
+        self.timeline, self.sounding = [], []  # seconds until now, and their classes
+        self.label_map, self.layer = None, None  # of the last one
+
+    def next_second(self) -> bool:
+        """Whether there was another one."""
+        result = next(self.results, None)
+        if result is None:
+            return False
+        self.timeline.append({"second": result["second"], "classes": result["classes"]})
+        self.sounding.append([found["label_id"] for found in result["classes"]])
+        self.label_map, self.layer = result["label_map"], None
+        if self.masks_dir is not None:
+            write_indices(self.masks_dir / f"{result['second']:05d}.png", self.label_map, self.palette)
+        self.bar.update()
+        return True
+
+    def paint(self, frame: np.ndarray, moment: float) -> np.ndarray:
+        # What is left of a last second that does not count looks like the one before.
+        while len(self.timeline) <= moment and self.next_second():
+            pass
+        if self.layer is None:
+            size, length = (self.info.width, self.info.height), max(self.info.seconds, len(self.timeline) - 0.5)
+            self.layer = make_layer(size, self.label_map, self.sounding, length, self.names, self.palette)
+        return blend(frame, self.layer)
 
 
 def write_indices(path: Path, label_map: np.ndarray, palette: np.ndarray) -> None:

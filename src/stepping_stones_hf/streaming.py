@@ -18,13 +18,13 @@ from PIL import Image
 
 from .models.vggish.feature_extraction_vggish import check_sampling_rate, to_mono
 from .pipelines import AudioVisualSegmentationPipeline
-from .video import Second
+from .video import Second, to_picture
 
 
 class StreamingPredictor:
     """
     Segments frames and sound as they arrive, with one second of latency: a second is segmented as soon as it is over.
-    The results are those of the pipeline for the whole recording.
+    The results, with that of `finish`, are those of the pipeline for the whole recording.
 
     ```python
     predictor = StreamingPredictor(segment, sampling_rate=16_000)  # segment is the pipeline
@@ -46,6 +46,7 @@ class StreamingPredictor:
 
     def __init__(self, pipeline: AudioVisualSegmentationPipeline, sampling_rate: int, **kwargs):
         check_sampling_rate(sampling_rate)
+        pipeline._sanitize_parameters(**kwargs)  # refuses what it does not know
         self.pipeline, self.sampling_rate, self.kwargs = pipeline, int(sampling_rate), kwargs
         self.reset()
 
@@ -70,25 +71,42 @@ class StreamingPredictor:
             `dict` or `None`: when a second is over its result, as the pipeline gives it.
 
         Raises:
-            `ValueError`: there is more than a second of sound, or there are samples that are NaN or infinite.
+            `ValueError`: there is no sound or more than a second of it, or there are samples that are NaN or
+            infinite; the frame is of another shape or type.
         """
         samples = to_mono(samples, "samples").numpy()
         if len(samples) > self.sampling_rate:
             raise ValueError(
                 f"samples has {len(samples) / self.sampling_rate:.2f} s of sound: push at most one second at a time."
             )
-        frame = frame if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame))
-        self.latest = frame.convert("RGB")
+        self.latest = to_picture(frame, "frame")
         if self.frame is None or len(self.samples) <= self.sampling_rate / 2:
             self.frame = self.latest
         self.samples = np.concatenate([self.samples, samples])
         if len(self.samples) < self.sampling_rate:
             return None
         samples, rest = np.split(self.samples, [self.sampling_rate])
-        second = Second(self.index, self.frame, np.concatenate([self.before, samples]), self.sampling_rate)
-        result = self.pipeline(second, **self.kwargs)
+        result = self._segment(samples)
         self.index, self.frame, self.before, self.samples = self.index + 1, self.latest, samples, rest
         return result
+
+    def finish(self) -> dict | None:
+        """
+        Ends the recording, and begins a new one.
+
+        Returns:
+            `dict` or `None`: the result of a last second that is more than half over, or that is the first one; what
+            it lacks is silence.
+        """
+        result = None
+        if len(self.samples) > (self.sampling_rate / 2 if self.index else 0):
+            result = self._segment(np.pad(self.samples, (0, self.sampling_rate - len(self.samples))))
+        self.reset()
+        return result
+
+    def _segment(self, samples: np.ndarray) -> dict:
+        second = Second(self.index, self.frame, np.concatenate([self.before, samples]), self.sampling_rate)
+        return self.pipeline(second, **self.kwargs)
 
 
 __all__ = ["StreamingPredictor"]

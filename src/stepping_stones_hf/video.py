@@ -16,12 +16,14 @@
 import io
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, repeat
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -38,7 +40,7 @@ SILENCE = "silence"
 
 # Files that hold H.264, and the sounds that any of them holds and every player plays; others become AAC.
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
-COPIED_SOUNDS = ("aac", "mp3", "ac3", "alac")
+COPIED_SOUNDS = ("aac", "ac3", "alac")
 
 Source = str | os.PathLike | bytes
 
@@ -60,7 +62,7 @@ class Second:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Width and height as shown, frames per second on average, and length in seconds."""
+    """Width and height, upright, in pixels; frames per second on average; and length in seconds."""
 
     width: int
     height: int
@@ -73,7 +75,9 @@ def name_of(source: Source) -> str:
 
 
 def unreadable(source: Source, error: Exception) -> ValueError:
-    return ValueError(f"{name_of(source)} cannot be read: {error.strerror}. Is it a video, and is the file whole?")
+    return ValueError(
+        f"{name_of(source)} cannot be read: {error.strerror}. Is it a video, or a sound, and is the file whole?"
+    )
 
 
 @contextmanager
@@ -87,17 +91,18 @@ def open_media(source: Source) -> Iterator["av.container.InputContainer"]:
         if Path(source).stat().st_size == 0:
             raise ValueError(f"{source} is empty: 0 bytes.")
     try:
-        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        # With a folder in front: FFmpeg takes what stands before a colon for a protocol.
+        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).absolute()))
     except av.FFmpegError as error:
         raise unreadable(source, error) from error
     with container:
         yield container
 
 
-def decode(container: "av.container.InputContainer", stream, source: Source) -> Iterator:
-    """Frames of a stream."""
+def read(items: Iterator, source: Source) -> Iterator:
+    """Packets or frames of a file."""
     try:
-        yield from container.decode(stream)
+        yield from items
     except av.FFmpegError as error:
         raise unreadable(source, error) from error
 
@@ -134,6 +139,18 @@ def quarter_turns(frame: "av.VideoFrame") -> int:
     return round(frame.rotation / 90) % 4
 
 
+def to_picture(frame: Image.Image | np.ndarray, name: str) -> Image.Image:
+    """A frame that somebody gives, in RGB."""
+    if isinstance(frame, Image.Image):
+        return frame.convert("RGB")
+    frame = np.asarray(frame)
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+        raise ValueError(
+            f"{name} should be a PIL image or an array (height, width, 3) of uint8, got {frame.shape}, {frame.dtype}."
+        )
+    return Image.fromarray(frame)
+
+
 def to_array(frame: "av.VideoFrame") -> np.ndarray:
     """(height, width, 3), RGB, uint8, upright."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame)))
@@ -144,11 +161,23 @@ def decode_video(
 ) -> Iterator[tuple["av.VideoFrame", float, float]]:
     """Frames, and of each when it begins, in seconds from the start of the video, and how long it stays."""
     start, usual = get_start(stream), float(1 / get_rate(stream))
-    moment = -usual
-    for frame in decode(container, stream, source):
-        moment = moment + usual if frame.time is None else frame.time - start
+    before, size = -usual, None
+    for frame in read(container.decode(stream), source):
+        moment = before + usual if frame.time is None else frame.time - start
+        size = size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            raise ValueError(
+                f"{name_of(source)} changes its size from {size[0]}x{size[1]} to {frame.width}x{frame.height},"
+                f" {moment:.2f} s from its start. Cut it there."
+            )
+        if moment <= before:
+            raise ValueError(
+                f"The clock of {name_of(source)} goes from {before:.2f} s to {moment:.2f} s. Were videos joined? Join"
+                " them with FFmpeg, which sets the clock."
+            )
         yield frame, moment, float(frame.duration * frame.time_base) if frame.duration else usual
-    if moment < 0:
+        before = moment
+    if size is None:
         raise ValueError(f"{name_of(source)} has no frames.")
 
 
@@ -171,8 +200,11 @@ def read_info(source: Source) -> VideoInfo:
     with open_media(source) as container:
         stream = get_video_stream(container, source)
         # Not from the header: recorders write it before they know the length.
-        end = max(packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None)
-        return VideoInfo(*size, rate, float(end * stream.time_base) - get_start(stream))
+        usual = 1 / rate / stream.time_base
+        packets = [packet for packet in read(container.demux(stream), source) if packet.size]
+        ends = [packet.pts + (packet.duration or usual) for packet in packets if packet.pts is not None]
+        seconds = float(max(ends) * stream.time_base) - get_start(stream) if ends else float(len(packets) / rate)
+        return VideoInfo(*size, rate, seconds)
 
 
 def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
@@ -189,8 +221,8 @@ def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.
         `tuple[np.ndarray, int]`: mono samples `(rate,)`, float32, and the rate in hertz.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: there is no such file; it is no media file; it has no sound, or samples
-        that are NaN or infinite.
+        `FileNotFoundError`, `ValueError`: there is no such file; it is no media file; it has no audio track, one
+        without sound, or samples that are NaN or infinite.
     """
     with open_media(source) as container:
         stream = get_audio_stream(container, source)
@@ -199,7 +231,9 @@ def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.
         rate = stream.rate if math.gcd(stream.rate, 16_000) >= 25 else 16_000
         resampler = av.AudioResampler(format="fltp", rate=rate)
         pending, length = np.zeros(0, dtype=np.float32), 0  # what is not handed out yet; samples until now
-        for frame in chain.from_iterable(map(resampler.resample, chain(decode(container, stream, source), [None]))):
+        for frame in chain.from_iterable(
+            map(resampler.resample, chain(read(container.decode(stream), source), [None]))
+        ):
             samples = frame.to_ndarray().mean(axis=0)
             broken = np.flatnonzero(~np.isfinite(samples))
             if len(broken):
@@ -208,15 +242,30 @@ def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.
                     " its start. Mend its sound or give another."
                 )
             # A sound that begins later or earlier than the picture, or stops in between. Less is the clock's step.
-            behind = round((frame.time - start) * rate) - length
-            if length == 0 or behind > 0.1 * rate:
-                samples = np.pad(samples, (behind, 0)) if behind > 0 else samples[-behind:]
-            pending, length = np.concatenate([pending, samples]), length + len(samples)
+            silent = round((frame.time - start) * rate) - length
+            if length == 0 and silent < 0:
+                samples = samples[-silent:]
+            elif length > 0 and silent < 0.1 * rate:
+                silent = 0
+            length += max(0, silent) + len(samples)
+            while silent > 0:  # not all at once: the clock may jump by days
+                pending = np.pad(pending, (0, min(silent, rate)))
+                silent -= rate
+                while len(pending) >= rate:
+                    yield pending[:rate], rate
+                    pending = pending[rate:]
+            pending = np.concatenate([pending, samples])
             while len(pending) >= rate:
                 yield pending[:rate], rate
                 pending = pending[rate:]
+    if length == 0:
+        raise ValueError(f"{name_of(source)} has an audio track without sound. Is the file whole?")
     yield np.pad(pending, (0, rate - len(pending))), rate
     yield from repeat((np.zeros(rate, dtype=np.float32), rate))
+
+
+def is_silence(sound: Source | None) -> bool:
+    return isinstance(sound, str) and sound == SILENCE
 
 
 def read_silence(rate: int = 16_000) -> Iterator[tuple[np.ndarray, int]]:
@@ -249,7 +298,7 @@ def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second
     """
     with open_media(source) as container:
         stream = get_video_stream(container, source)
-        if sound == SILENCE:
+        if is_silence(sound):
             sounds = read_silence()
         else:
             sounds = read_sound(source, get_start(stream)) if sound is None else read_sound(sound)
@@ -302,12 +351,14 @@ def write_painted(
             Frames per second. By default each frame stays where it is, and rates that vary do so again.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: as [`read_info`]; or `output` is the video itself, or has another suffix.
+        `FileNotFoundError`, `ValueError`: as [`read_info`] and [`read_sound`]; `output` is a file that is read, or has
+        another suffix; `fps` is less than 0.1.
         `OSError`: the file cannot be written.
     """
     output = Path(output)
-    check_output(source, output)
-    with write_whole(output) as partial, open_media(source) as container, open_output(partial) as written:
+    check_output(output, source, sound)
+    check_fps(fps)
+    with write_whole(output) as (partial,), open_media(source) as container, open_output(partial) as written:
         stream = get_video_stream(container, source)
         frames = decode_video(container, stream, source)
         rate, time_base = get_rate(stream), stream.time_base
@@ -317,12 +368,14 @@ def write_painted(
         if sound is None:
             packets = encode_sound(source, written, get_start(stream))
         else:
-            packets = iter(()) if sound == SILENCE else encode_sound(sound, written)
+            packets = iter(()) if is_silence(sound) else encode_sound(sound, written)
         video = None
         for frame, moment, duration in frames:
             painted = paint(to_array(frame), moment)
             if video is None:
                 video = add_video_stream(written, painted.shape[1], painted.shape[0], rate, time_base)
+                aspect = stream.sample_aspect_ratio or Fraction(1)  # of a pixel
+                video.codec_context.sample_aspect_ratio = 1 / aspect if quarter_turns(frame) % 2 else aspect
                 heard, packet = next(packets, (math.inf, None))  # adds its stream, before anything is written
             start, stay = round(Fraction(moment) / time_base), round(Fraction(duration) / time_base)
             written.mux(encode_picture(video, painted, start, stay))
@@ -355,15 +408,22 @@ def write_video(
             Frames per second of the video, in which each frame comes so many times.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: the folder does not exist; `output` has another suffix.
+        `FileNotFoundError`, `ValueError`: the folder does not exist; `output` has another suffix; there are no frames,
+        or of several sizes; the waveform is of another shape, or has samples that are NaN or infinite.
         `OSError`: the file cannot be written.
     """
     output = Path(output)
-    check_output(b"", output)
+    check_output(output)
+    check_fps(fps)
+    sizes = sorted({frame.size for frame in frames})
+    if len(sizes) != 1:
+        raise ValueError(f"frames should all be of one size, got {sizes or 'none'}.")
+    if waveform.ndim != 2 or len(waveform) not in (1, 2) or not np.isfinite(waveform).all():
+        raise ValueError(f"waveform should be finite numbers (1 or 2 channels, samples), got {waveform.shape}.")
     layout = "mono" if len(waveform) == 1 else "stereo"
-    with write_whole(output) as partial, open_output(partial) as written:
+    with write_whole(output) as (partial,), open_output(partial) as written:
         video = add_video_stream(written, *frames[0].size, Fraction(fps), Fraction(1, fps))
-        audio = written.add_stream("aac", rate=sampling_rate, layout=layout)
+        audio = written.add_stream("aac", rate=48_000, layout=layout)
         for index in range(len(frames) * fps):
             written.mux(encode_picture(video, np.asarray(frames[index // fps].convert("RGB")), index, 1))
         written.mux(video.encode())
@@ -376,33 +436,49 @@ def write_video(
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
-    """A name beside a file for what becomes the file once it is whole."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+def write_whole(*paths: Path) -> Iterator[list[Path]]:
+    """Names beside files or folders, for what gets their names once all of it is whole."""
+    partials = [path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}") for path in paths]
     try:
-        yield partial
-        partial.replace(path)
+        yield partials
+        for partial, path in zip(partials, paths):
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
-def check_output(source: Source, output: Path) -> None:
+def check_new_file(path: Path, *others: Source | None) -> None:
+    """Refuses to write what is a folder, lies in none, or is one of the others."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}, the folder for {path.name}, does not exist.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: choose the name of a file.")
+    for other in others:
+        named = isinstance(other, (str, os.PathLike)) and not is_silence(other)
+        if named and (Path(other).absolute() == path.absolute() or (path.exists() and path.samefile(other))):
+            raise ValueError(f"{path} is read or written already: choose another name for the output.")
+
+
+def check_output(output: Path, *others: Source | None) -> None:
     if output.suffix.lower() not in VIDEO_SUFFIXES:
         raise ValueError(f"{output} should end in {', '.join(VIDEO_SUFFIXES[:-1])} or {VIDEO_SUFFIXES[-1]}.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"{output.parent}, the folder for {output.name}, does not exist.")
-    if not isinstance(source, bytes) and output.exists() and output.samefile(source):
-        raise ValueError(f"{output} is the video itself: choose another name for the output.")
+    check_new_file(output, *others)
+
+
+def check_fps(fps: float | None) -> None:
+    if fps is not None and not 0.1 <= fps <= 1000:
+        raise ValueError(f"fps is {fps}, expected frames per second from 0.1 to 1000.")
 
 
 @contextmanager
 def open_output(path: Path) -> Iterator["av.container.OutputContainer"]:
     try:
         # Players on the web begin before they have all of it.
-        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        with av.open(str(path.absolute()), "w", options={"movflags": "faststart"}) as container:
             yield container
     except av.FFmpegError as error:
-        raise OSError(f"{path.parent} cannot take the video: {error.strerror}.") from error
+        raise OSError(f"The video cannot be written into {path.parent}: {error.strerror}.") from error
 
 
 def add_video_stream(
@@ -438,14 +514,14 @@ def encode_sound(
         start = get_start(stream) if start is None else start
         if stream.codec_context.name in COPIED_SOUNDS:
             track = written.add_stream_from_template(stream)
-            for packet in container.demux(stream):
+            for packet in read(container.demux(stream), source):
                 if packet.dts is not None:  # the last one is empty
                     offset = round(start / packet.time_base)
                     packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, track
                     yield float(packet.pts * packet.time_base), packet
             return
         track = written.add_stream("aac", rate=48_000, layout="mono" if stream.channels == 1 else "stereo")
-        for frame in chain(decode(container, stream, source), [None]):
+        for frame in chain(read(container.decode(stream), source), [None]):
             if frame is not None:
                 frame.pts -= round(start / frame.time_base)
             for packet in track.encode(frame):

@@ -130,7 +130,11 @@ def test_a_model_without_prompt_runs_alone(tmp_path, clip):
 def test_bfloat16(two_stage_repository, clip):
     segment = pipeline(TASK, model=str(two_stage_repository), dtype=torch.bfloat16, device="cpu")
     assert segment.model.dtype == segment.localizer.dtype == torch.bfloat16
-    assert len(segment(clip, batch_size=2)) == 4
+    results = segment(clip, batch_size=2)
+    localizer = AAVSForAudioVisualSegmentation.from_pretrained(two_stage_repository / "localizer", dtype=torch.float32)
+    other = pipeline(TASK, model=str(two_stage_repository), localizer=localizer, dtype=torch.bfloat16, device="cpu")
+    assert other(clip, batch_size=2) == results
+    assert all(0 < found["score"] <= 1 for result in results for found in result["classes"])
 
 
 class TestLocalizer:
@@ -190,6 +194,12 @@ class TestBadInput:
     def test_unknown_arguments(self, segment, clip):
         with pytest.raises(ValueError, match="takes no threshold"):
             segment(clip, threshold=0.5)
+        with pytest.raises(ValueError, match="num_workers has to be 0"):
+            segment(clip, num_workers=1)
+        with pytest.raises(ValueError, match=r"got \['frame'\]"):
+            segment({"frame": clip["frames"]})
+        with pytest.raises(ValueError, match=r"frames\[1\] should be a PIL image or an array"):
+            segment(clip | {"frames": [clip["frames"][0], "1.jpg", *clip["frames"][2:]]})
         with pytest.raises(ValueError, match="label_maps is 'png'"):
             segment(clip, label_maps="png")
 

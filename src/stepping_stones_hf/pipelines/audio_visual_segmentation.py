@@ -21,13 +21,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import Pipeline
 
 from ..models.aavs import AAVSForAudioVisualSegmentation, AAVSProcessor
 from ..models.aavs.image_processing_pil_aavs import label_pixels, resize_bilinear
 from ..models.vggish.feature_extraction_vggish import check_sampling_rate, to_mono
-from ..video import Second, Source, read_seconds, with_second_before
+from ..video import Second, Source, read_seconds, to_picture, with_second_before
 
 
 class AudioVisualSegmentationPipeline(Pipeline):
@@ -48,7 +47,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
     Args:
         localizer ([`AAVSForAudioVisualSegmentation`] or `str`, *optional*):
-            The first stage, or the folder or repository that it and its processor are loaded from.
+            The first stage, which is moved to the device and dtype of the model, or the folder or repository that it
+            and its processor are loaded from.
         **kwargs:
             As for every pipeline: `model`, `processor`, `device`, `dtype`, `batch_size`, ...
 
@@ -70,7 +70,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         if self.model.config.use_mask_prompt:
             self.localizer, self.localizer_processor = self._load_localizer(localizer)
             check_has_ears(self.localizer)
-            self.localizer.to(self.device).eval()
+            self.localizer.to(self.device, self.dtype).eval()
         elif localizer is not None:
             raise ValueError(
                 f"{self.model.name_or_path} takes no mask prompt: there is nothing that a localizer could do for it."
@@ -83,17 +83,17 @@ class AudioVisualSegmentationPipeline(Pipeline):
             # Unless it is named, it lives in the model's repository.
             name, place = localizer, {}
             if localizer is None:
-                revision = getattr(self.model.config, "_commit_hash", None)
                 name, place = self.model.name_or_path, {"subfolder": "localizer"}
+                revision = getattr(self.model.config, "_commit_hash", None)
                 place |= {} if revision is None else {"revision": revision}
             try:
-                localizer = AAVSForAudioVisualSegmentation.from_pretrained(name, dtype=self.dtype, **place)
+                localizer = AAVSForAudioVisualSegmentation.from_pretrained(name, **place)
                 processor = AAVSProcessor.from_pretrained(name, **place)
             except OSError as error:
+                where = f"{name}/localizer" if place else name
                 raise ValueError(
                     f"{self.model.name_or_path or 'The model'} is a second stage, which is prompted with the masks of"
-                    f" a first one, and there is none in {'/'.join([str(name), *place.values()])}. Give the folder or"
-                    " repository of one as localizer=..."
+                    f" a first one, and there is none in {where}. Give a folder or repository as localizer=..."
                 ) from error
         config = localizer.config
         if config.num_labels != 2 or config.use_mask_prompt:
@@ -156,6 +156,9 @@ class AudioVisualSegmentationPipeline(Pipeline):
         if isinstance(inputs, Mapping):
             if sound is not None:
                 raise ValueError("sound replaces that of a file: with frames, give it as audio.")
+            unknown = set(inputs) - {"frames", "audio", "sampling_rate"}
+            if unknown:
+                raise ValueError(f"The pipeline takes frames, audio and sampling_rate, got {sorted(unknown)}.")
             seconds = pair_seconds(**inputs)
         elif isinstance(inputs, (str, os.PathLike, bytes)):
             seconds = read_seconds(inputs, sound)
@@ -164,7 +167,9 @@ class AudioVisualSegmentationPipeline(Pipeline):
                 f"The pipeline takes a path, the bytes of a video or a dict with frames, audio and sampling_rate, got"
                 f" {type(inputs).__name__}."
             )
-        return iter(super().__call__((second for second in seconds), **kwargs))
+        if kwargs.pop("num_workers", None):
+            raise ValueError("A video is read in order, by this process: num_workers has to be 0.")
+        return iter(super().__call__((second for second in seconds), num_workers=0, **kwargs))
 
     def preprocess(self, second: Second) -> dict:
         # (1, 3, height, width), (1, 96, 64)
@@ -187,9 +192,9 @@ class AudioVisualSegmentationPipeline(Pipeline):
         # A single second comes as it is, a batch of them in lists.
         sizes = inputs["size"] if isinstance(inputs["size"], list) else [inputs["size"]]
         seconds = inputs["second"] if isinstance(inputs["second"], list) else [inputs["second"]]
-        size = self.processor.image_processor.post_process_size
+        mask_size = self.processor.image_processor.post_process_size
         results = self.processor.post_process_semantic_segmentation(
-            outputs, [(size.height, size.width)] * len(sizes), return_segmentation_scores=True
+            outputs, [(mask_size.height, mask_size.width)] * len(sizes), return_segmentation_scores=True
         )
         found = {"second": seconds, "label_map": [], "confidence": []}
         for result, size in zip(results, sizes):
@@ -256,8 +261,7 @@ def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> I
     waveform = np.pad(waveform, (0, max(0, len(frames) * rate - len(waveform))))
     sounds = ((waveform[index * rate : (index + 1) * rate], rate) for index in range(len(frames)))
     for index, (frame, sound) in enumerate(zip(frames, with_second_before(sounds))):
-        frame = frame if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame))
-        yield Second(index, frame.convert("RGB"), *sound)
+        yield Second(index, to_picture(frame, f"frames[{index}]"), *sound)
 
 
 def encode_label_map(label_map: np.ndarray) -> dict:
