@@ -233,6 +233,14 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
             "full", "masks of a longer stage 1", "miou_seen"
         )
         - values("one_stage", "no masks", "miou_seen"),
+        "masks of a longer stage 1, to one stage with fewer steps than both": values(
+            "full", "masks of a longer stage 1", "miou_seen"
+        )
+        - values("one_stage_equal_cost", "no masks", "miou_seen"),
+        "low, to one stage with as many semantic steps": values("full", "low", "miou_seen")
+        - values("one_stage", "no masks", "miou_seen"),
+        "high, to one stage with as many semantic steps": values("full", "high", "miou_seen")
+        - values("one_stage", "no masks", "miou_seen"),
         "true masks, to those of stage 1": truth - actual,
         "high, to low": values("full", "high", "miou_seen") - values("full", "low", "miou_seen"),
         "true masks, to high": truth - values("full", "high", "miou_seen"),

@@ -49,7 +49,7 @@ from accelerate.utils import DistributedType, set_seed
 from huggingface_hub import HfApi
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, get_scheduler
+from transformers import HfArgumentParser, SchedulerType, get_scheduler
 
 from stepping_stones_hf import (
     AAVSConfig,
@@ -108,10 +108,18 @@ class DataArguments:
         metadata={"help": "What stage 1 trains on: s4, ms3 or all of it.", "choices": ["s4", "ms3", "avss"]},
     )
     unknown_color: str = field(
-        default="error", metadata={"help": "Colours off the palette: error, or background as in the released program."}
+        default="error",
+        metadata={
+            "help": "Colours off the palette: error, or background as in the released program.",
+            "choices": ["error", "background"],
+        },
     )
     first_frame: str = field(
-        default="once", metadata={"help": "S4's annotated frames: once, or repeated with each second of sound."}
+        default="once",
+        metadata={
+            "help": "S4's annotated frames: once, or repeat them with each second of sound.",
+            "choices": ["once", "repeat"],
+        },
     )
     split_clips: bool = field(
         default=True, metadata={"help": "Shuffle annotated frames rather than clips; a batch then counts frames."}
@@ -359,6 +367,19 @@ class Recipe:
     def of_stage(cls, args: TrainingArguments, stage: int) -> "Recipe":
         return cls(**{item.name: getattr(args, f"stage_{stage}_{item.name}") for item in fields(cls)})
 
+    def get_max_steps(self, steps_per_epoch: int) -> int:
+        return self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
+
+
+def check_switch(args: TrainingArguments, stage: int, steps_per_epoch: int) -> None:
+    recipe = Recipe.of_stage(args, stage)
+    last_epoch = math.ceil(recipe.get_max_steps(steps_per_epoch) / steps_per_epoch)
+    if recipe.switch_epoch is not None and not 0 < recipe.switch_epoch < last_epoch:
+        raise ValueError(
+            f"--stage_{stage}_switch_epoch is {recipe.switch_epoch}, expected one from 1 to {last_epoch - 1}: the"
+            f" stage has {last_epoch} epochs of {steps_per_epoch} steps."
+        )
+
 
 def train(
     accelerator: Accelerator,
@@ -373,15 +394,11 @@ def train(
     """Trains a stage and leaves the model of its best epoch, by the validation split, in `stage_<number>/model`."""
     folder = Path(args.output_dir, f"stage_{stage}")
     recipe = Recipe.of_stage(args, stage)
-    max_steps = recipe.max_steps if recipe.max_steps is not None else recipe.epochs * len(batches)
+    max_steps = recipe.get_max_steps(len(batches))
     last_epoch = math.ceil(max_steps / len(batches))
+    check_switch(args, stage, len(batches))
     halves = [(0, last_epoch)]
     if recipe.switch_epoch is not None:
-        if not 0 < recipe.switch_epoch < last_epoch:
-            raise ValueError(
-                f"--stage_{stage}_switch_epoch is {recipe.switch_epoch}, expected one from 1 to {last_epoch - 1}: the"
-                f" stage has {last_epoch} epochs of {len(batches)} steps."
-            )
         halves = [(0, recipe.switch_epoch), (recipe.switch_epoch, last_epoch)]
 
     progress, checkpoint = find_checkpoint(folder)
@@ -561,8 +578,16 @@ def get_arguments(*groups: DataArguments | ModelArguments | TrainingArguments) -
     return {name: value for group in groups for name, value in asdict(group).items()}
 
 
-def check_arguments(args: TrainingArguments) -> None:
-    """Refuses what would otherwise stop a run after its first step."""
+def check_arguments(data_args: DataArguments, args: TrainingArguments) -> None:
+    """Refuses what would otherwise stop a run after its first step, or be ignored."""
+    SchedulerType(args.lr_scheduler_type)
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
+    if not 0 <= data_args.degraded_level <= 1:
+        raise ValueError(f"--degraded_level is {data_args.degraded_level}, expected 0 to 1.")
+    if args.localizer is not None and args.stage != "2":
+        raise ValueError(f"--localizer is for --stage 2: --stage {args.stage} trains a stage 1.")
     if args.checkpointing_steps != "epoch" and not (
         args.checkpointing_steps.isdigit() and int(args.checkpointing_steps) > 0
     ):
@@ -575,13 +600,18 @@ def check_arguments(args: TrainingArguments) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    check_arguments(args)
+    check_arguments(data_args, args)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
             f"{accelerator.distributed_type.value} is for trainer.py: this script has the whole model on each process."
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError(
+            "Accelerate would divide gradients once more: unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS and give"
+            " --gradient_accumulation_steps to this script."
         )
     arguments = get_arguments(data_args, model_args, args) | {"num_processes": accelerator.num_processes}
     output_dir = Path(args.output_dir)
@@ -629,6 +659,15 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     stages, results = {}, {}
+    prompted = data_args.train_prompts != "none"
+    if args.stage == "all":
+        # What cannot work in stage 2 is told before stage 1 trains.
+        collator = AVSCollator(AAVSProcessor(AAVSImageProcessorPil(), VGGishFeatureExtractor()))
+        check_switch(args, 2, len(make_batches(2, clips["train"], collator, None)))
+        if args.stage_2_parameters is not None and model_args.model_name_or_path is None:
+            with torch.device("meta"):
+                model = AAVSForAudioVisualSegmentation(make_config(model_args, localizes=False, prompted=prompted))
+            set_trainable(model, args.stage_2_parameters)
 
     # Stage 1: which pixels sound?
     if args.stage in ("1", "all"):
@@ -669,7 +708,6 @@ def main(argv: list[str] | None = None) -> None:
 
     # Stage 2: and what are they?
     if args.stage in ("2", "all"):
-        prompted = data_args.train_prompts != "none"
         stages[2] = output_dir / "stage_2" / "model"
         if not stages[2].exists():
             model, processor = make_model(model_args, localizes=False, prompted=prompted, seed=args.seed)
@@ -705,6 +743,8 @@ def main(argv: list[str] | None = None) -> None:
         partial_path = output_dir / ".all_results.json"
         partial_path.write_text(json.dumps(results, indent=2))
         partial_path.rename(output_dir / "all_results.json")
+        for checkpoints in output_dir.glob("stage_*/checkpoints"):  # of a stage that was killed as it ended
+            shutil.rmtree(checkpoints)
         logs = {f"stage {stage}": output_dir / f"stage_{stage}" / "log.csv" for stage in stages}
         if find_spec("matplotlib") is not None:  # the extra "viz"
             plot_curves({name: log for name, log in logs.items() if log.exists()}, output_dir / "curves.png")

@@ -961,6 +961,38 @@ class TestBadInput:
         with pytest.raises(ValueError, match="expected epoch or a number from 1|at least 1"):
             run(tmp_path / "out", common, arguments)
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                {"stage_2_epochs": 2, "stage_2_switch_epoch": 7},
+                "--stage_2_switch_epoch is 7, expected one from 1 to 1",
+            ),
+            ({"stage_2_parameters": ["nothing"]}, "has a name that matches 'nothing'"),
+            ({"lr_scheduler_type": "cosin"}, "cosin is not a valid SchedulerType"),
+            ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps is 0, expected at least 1"),
+            ({"degraded_level": 3}, "--degraded_level is 3.0, expected 0 to 1"),
+            ({"localizer": "somewhere"}, "--localizer is for --stage 2"),
+        ],
+    )
+    def test_what_is_wrong_with_either_stage_is_told_before_stage_1_trains(self, common, tmp_path, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "out", common, arguments)
+        assert not (tmp_path / "out" / "stage_1").exists()
+
+    def test_accelerates_own_accumulation(self, common, tmp_path, monkeypatch):
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+        with pytest.raises(ValueError, match="unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS"):
+            run(tmp_path / "out", common)
+
+    def test_a_store_that_lacks_a_mask(self, whole, common, tmp_path):
+        (tmp_path / "out").mkdir()
+        shutil.copytree(whole / "masks", tmp_path / "out" / "masks")
+        next((tmp_path / "out" / "masks" / "test").glob("*/*/0.png")).unlink()
+        with pytest.raises(ValueError, match=r"masks/test has \d+ masks, and \d+ by its manifest\. Remove the folder"):
+            run(tmp_path / "out", common, {"stage": 2, "localizer": whole / "stage_1" / "model"})
+        assert not (tmp_path / "out" / "stage_2").exists()
+
     @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
     def test_a_model_that_is_shared_out_over_processes(self, common, tmp_path, monkeypatch, kind):
         monkeypatch.setattr(script, "Accelerator", lambda **options: SimpleNamespace(distributed_type=kind))

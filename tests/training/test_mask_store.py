@@ -201,9 +201,7 @@ def test_a_model_of_the_hub_is_named_with_its_revision(folder, name):
 @pytest.mark.parametrize("text", ["", "{}", '{"localizer": "x", "folder": 1}', "[1]"])
 def test_what_is_no_manifest_is_refused_by_name(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(
-        ValueError, match="manifest.json is not the manifest of a mask store: .* Write the store again"
-    ):
+    with pytest.raises(ValueError, match="manifest.json is not the manifest of a mask store: .* Remove the folder"):
         check_store(tmp_path, CLIPS)
 
 

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 
 
@@ -45,7 +45,7 @@ def begin_run(output_dir: str | os.PathLike, arguments: dict, resume: bool) -> N
     """
     output_dir = Path(output_dir)
     path, partial_path = output_dir / "run.json", output_dir / ".run.json"
-    trained = any(output_dir.glob("stage_*/*"))
+    trained = any(any(output_dir.glob(f"stage_*/{name}")) for name in ("checkpoints/epoch_*", "best_*", "model"))
     if trained and not path.exists():
         raise ValueError(f"{output_dir} has stages of a run that left no run.json. Choose another --output_dir.")
     if trained and not resume:
@@ -57,7 +57,8 @@ def begin_run(output_dir: str | os.PathLike, arguments: dict, resume: bool) -> N
     if changes:
         raise ValueError(
             f"{output_dir} is the folder of another run: {', '.join(changes)} differ"
-            f" ({', '.join(map(str, changes.values()))} there)."
+            f" ({', '.join(map(str, changes.values()))} there). Choose another --output_dir; a first stage that is"
+            f" complete can be used there with --stage 2 --localizer {output_dir / 'stage_1' / 'model'}."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     partial_path.write_text(json.dumps(arguments, indent=2))
@@ -163,7 +164,8 @@ class StopRequest:
 
     def leave(self, stage: int, progress: Progress) -> None:
         """Ends the process with the exit status of the signal."""
-        print(f"\nStopped and saved after step {progress.total_steps} of stage {stage}.", file=sys.stderr)
+        if PartialState().is_main_process:
+            print(f"\nStopped and saved after step {progress.total_steps} of stage {stage}.", file=sys.stderr)
         sys.exit(128 + (self.number or signal.SIGTERM))
 
 

@@ -33,6 +33,7 @@ from PIL import Image
 
 
 MANIFEST_NAME = "manifest.json"
+WAY_OUT = "Remove the folder: what has written it writes it again."
 
 
 @dataclass(frozen=True)
@@ -146,27 +147,31 @@ def check_store(folder: str | os.PathLike, clips: datasets.Dataset, localizer_ha
 
     Raises:
         `FileNotFoundError`: there is no manifest, so the store is incomplete.
-        `ValueError`: the masks are those of another first stage, or of other clips: see [`fingerprint_clips`].
+        `ValueError`: the masks are those of another first stage, or of other clips: see [`fingerprint_clips`]; or some
+        are missing.
     """
     path = Path(folder) / MANIFEST_NAME
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: {folder} is not a complete mask store. Write it again.")
+        raise FileNotFoundError(f"{path} does not exist: {folder} is not a complete mask store. {WAY_OUT}")
     try:
         manifest = Manifest(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not the manifest of a mask store: {error}. Write the store again.") from error
+        raise ValueError(f"{path} is not the manifest of a mask store: {error}. {WAY_OUT}") from error
     if localizer_hash is not None and manifest.localizer_hash != localizer_hash:
         raise ValueError(
             f"The masks in {folder} come from another first stage: {manifest.localizer} with the hash"
-            f" {manifest.localizer_hash[:12]}, expected {localizer_hash[:12]}. Write the store again."
+            f" {manifest.localizer_hash[:12]}, expected {localizer_hash[:12]}. {WAY_OUT}"
         )
     fingerprint = fingerprint_clips(clips)
     if manifest.data_fingerprint != fingerprint:
         raise ValueError(
             f"The masks in {folder} ({manifest.num_frames} frames) belong to other clips than those of this data, by"
             f" their names or the sizes of their files (fingerprint {manifest.data_fingerprint[:12]}, expected"
-            f" {fingerprint[:12]}). Write the store again."
+            f" {fingerprint[:12]}). {WAY_OUT}"
         )
+    num_masks = sum(1 for _ in Path(folder).glob("*/*/*.png"))
+    if num_masks != manifest.num_frames:
+        raise ValueError(f"{folder} has {num_masks} masks, and {manifest.num_frames} by its manifest. {WAY_OUT}")
     return manifest
 
 
