@@ -445,7 +445,10 @@ def write_whole(*paths: Path) -> Iterator[list[Path]]:
             partial.replace(path)
     finally:
         for partial in partials:
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 def check_new_file(path: Path, *others: Source | None) -> None:
