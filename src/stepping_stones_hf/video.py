@@ -245,19 +245,16 @@ def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.
             silent = round((frame.time - start) * rate) - length
             if length == 0 and silent < 0:
                 samples = samples[-silent:]
-            elif length > 0 and silent < 0.1 * rate:
+            if silent < (0.1 * rate if length > 0 else 0):
                 silent = 0
-            length += max(0, silent) + len(samples)
-            while silent > 0:  # not all at once: the clock may jump by days
-                pending = np.pad(pending, (0, min(silent, rate)))
-                silent -= rate
+            length += silent + len(samples)
+            # Of silence a second at a time: the clock may jump by days.
+            rest = np.zeros(silent % rate, dtype=np.float32)
+            for block in chain(repeat(np.zeros(rate, dtype=np.float32), silent // rate), [rest, samples]):
+                pending = np.concatenate([pending, block])
                 while len(pending) >= rate:
                     yield pending[:rate], rate
                     pending = pending[rate:]
-            pending = np.concatenate([pending, samples])
-            while len(pending) >= rate:
-                yield pending[:rate], rate
-                pending = pending[rate:]
     if length == 0:
         raise ValueError(f"{name_of(source)} has an audio track without sound. Is the file whole?")
     yield np.pad(pending, (0, rate - len(pending))), rate
