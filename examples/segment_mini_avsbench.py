@@ -22,8 +22,10 @@ then
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
+import numpy as np
 import soundfile
 import transformers
 from PIL import Image
@@ -52,13 +54,12 @@ def main(argv: list[str] | None = None) -> None:
     write_video(frames, waveform.T, sampling_rate, video)
 
     segment = pipeline("audio-visual-segmentation", model=str(args.run / "model"), device="cpu")
-    timeline = segment_video(segment, video, output)
+    with TemporaryDirectory() as folder:
+        timeline = segment_video(segment, video, output, Path(folder, "masks"))
+        label_maps = [np.asarray(Image.open(path)) for path in sorted(Path(folder, "masks").iterdir())]
 
     seconds = list(read_seconds(video))
-    features = segment.processor.feature_extractor(
-        [second.waveform[-second.sampling_rate :] for second in seconds], sampling_rate=sampling_rate, num_patches=1
-    )["input_features"]
-    label_maps = [result["label_map"] for result in segment(video, label_maps="array")]
+    features = np.concatenate([segment.preprocess(second)["input_features"] for second in seconds])
     draw_sound_strip([second.frame for second in seconds], features, label_maps, size=120).save(
         output.with_suffix(".png")
     )

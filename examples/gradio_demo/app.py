@@ -93,12 +93,9 @@ def draw_strip(segment: Pipeline, segmented: Segmented) -> Image.Image:
     """Frames and masks of at most `STRIP_FRAMES` seconds, evenly spaced, and the sound of each below."""
     step = math.ceil(len(segmented.masks) / STRIP_FRAMES)
     seconds = [second for second in read_seconds(segmented.clip, segmented.sound) if second.index % step == 0]
-    patches = []
-    for second in seconds:
-        sound = {"audio": second.waveform, "sampling_rate": second.sampling_rate, "patch_hop_seconds": 1.0}
-        patches.append(segment.processor.feature_extractor(**sound)["input_features"][-1])
+    patches = np.concatenate([segment.preprocess(second)["input_features"] for second in seconds])
     label_maps = [segmented.read_label_map(second.index) for second in seconds]
-    return draw_sound_strip([second.frame for second in seconds], np.stack(patches), label_maps, segmented.palette)
+    return draw_sound_strip([second.frame for second in seconds], patches, label_maps, segmented.palette)
 
 
 def describe_change(own: Segmented, other: Segmented) -> str:

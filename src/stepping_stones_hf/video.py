@@ -299,29 +299,24 @@ def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second
             sounds = read_silence()
         else:
             sounds = read_sound(source, get_start(stream)) if sound is None else read_sound(sound)
-        sounds = with_second_before(sounds)
-        shown, index, end = None, 0, 0.0
-        for frame, moment, duration in decode_video(container, stream, source):
-            while shown is not None and moment > index + 0.5:
-                yield Second(index, Image.fromarray(to_array(shown)), *next(sounds))
-                index += 1
-            shown, end = frame, moment + duration
-        while index == 0 or index + 0.5 < end:
-            yield Second(index, Image.fromarray(to_array(shown)), *next(sounds))
-            index += 1
+        middles = shown_at(decode_video(container, stream, source), Fraction(1, 2), Fraction(1))
+        for index, ((frame, _), sound) in enumerate(zip(middles, with_second_before(sounds))):
+            yield Second(index, Image.fromarray(to_array(frame)), *sound)
 
 
-def at_rate(frames: Iterator[tuple["av.VideoFrame", float, float]], fps: Fraction) -> Iterator[tuple]:
-    """Of the frames those that are shown at 0, 1 / fps, 2 / fps, ..."""
-    count, shown, end = 0, None, 0.0
+def shown_at(
+    frames: Iterator[tuple["av.VideoFrame", float, float]], first: Fraction, step: Fraction
+) -> Iterator[tuple["av.VideoFrame", Fraction]]:
+    """What is shown at `first`, and each `step` later until the video ends, with the time; once in any case."""
+    time, shown, end = first, None, 0.0
     for frame, moment, duration in frames:
-        while shown is not None and moment > count / fps:
-            yield shown, float(count / fps), float(1 / fps)
-            count += 1
+        while shown is not None and moment > time:
+            yield shown, time
+            time += step
         shown, end = frame, moment + duration
-    while count == 0 or count / fps < end - 1e-6:
-        yield shown, float(count / fps), float(1 / fps)
-        count += 1
+    while time == first or time < end - 1e-6:
+        yield shown, time
+        time += step
 
 
 def write_painted(
@@ -361,7 +356,10 @@ def write_painted(
         rate, time_base = get_rate(stream), stream.time_base
         if fps is not None:
             rate = Fraction(fps).limit_denominator(1001)
-            frames, time_base = at_rate(frames, rate), 1 / rate
+            time_base = 1 / rate
+            frames = (
+                (frame, float(time), float(time_base)) for frame, time in shown_at(frames, Fraction(0), time_base)
+            )
         if sound is None:
             packets = encode_sound(source, written, get_start(stream))
         else:

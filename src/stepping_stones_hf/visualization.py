@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .data.labels import CLASS_NAMES, PALETTE
+from .video import write_whole
 
 
 if TYPE_CHECKING:
@@ -330,10 +331,8 @@ def draw_sound_strip(
 
 
 def _save(figure: "Figure", path: str | os.PathLike) -> None:
-    path = Path(path)
-    partial_path = path.with_name(f".partial.{path.name}")  # matplotlib goes by the ending
-    figure.savefig(partial_path, dpi=120)
-    os.replace(partial_path, path)
+    with write_whole(Path(path)) as (partial_path,):
+        figure.savefig(partial_path, dpi=120)
 
 
 def plot_curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike, smoothing: int = 20) -> None:

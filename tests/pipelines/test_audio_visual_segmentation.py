@@ -20,9 +20,11 @@ import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
+from transformers.image_utils import SizeDict
 
 from stepping_stones_hf import (
     AAVSForAudioVisualSegmentation,
+    AAVSProcessor,
     AudioVisualSegmentationPipeline,
     decode_label_map,
 )
@@ -145,6 +147,22 @@ class TestLocalizer:
         assert by_name(clip) == segment(clip)
         localizer = AAVSForAudioVisualSegmentation.from_pretrained(two_stage_repository / "localizer")
         assert pipeline(TASK, model=str(root), localizer=localizer, device="cpu")(clip) == segment(clip)
+
+    def test_it_gets_frames_of_its_own_size(self, two_stage_repository, tmp_path, segment, clip):
+        root = shutil.copytree(two_stage_repository, tmp_path / "root")
+        size = {"height": 96, "width": 96}
+        processor = AAVSProcessor.from_pretrained(root / "localizer")
+        processor.image_processor.size = SizeDict(**size)
+        processor.save_pretrained(root / "localizer")
+        larger = pipeline(TASK, model=str(root), device="cpu")
+        seen = []
+        for stage in (larger.localizer, larger.model):
+            stage.register_forward_pre_hook(
+                lambda module, args, kwargs: seen.append(kwargs["pixel_values"].shape[-1]), with_kwargs=True
+            )
+        larger(clip, batch_size=4)
+        assert seen == [96, 64]
+        assert not segment.prepares_twice
 
     def test_none_is_there(self, tmp_path):
         folder = save_stage(tmp_path / "alone", stage=2)

@@ -66,11 +66,13 @@ class AudioVisualSegmentationPipeline(Pipeline):
     def __init__(self, *args, localizer: AAVSForAudioVisualSegmentation | str | os.PathLike | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         check_has_ears(self.model)
-        self.localizer, self.localizer_processor = None, None
+        self.localizer, self.localizer_processor, self.prepares_twice = None, None, False
         if self.model.config.use_mask_prompt:
             self.localizer, self.localizer_processor = self._load_localizer(localizer)
             check_has_ears(self.localizer)
             self.localizer.to(self.device, self.dtype).eval()
+            # Stages that were trained together want the same frames and sounds.
+            self.prepares_twice = list_settings(self.localizer_processor) != list_settings(self.processor)
         elif localizer is not None:
             raise ValueError(
                 f"{self.model.name_or_path} takes no mask prompt: there is nothing that a localizer could do for it."
@@ -169,12 +171,12 @@ class AudioVisualSegmentationPipeline(Pipeline):
             )
         if kwargs.pop("num_workers", None):
             raise ValueError("A video is read in order, by this process: num_workers has to be 0.")
-        return iter(super().__call__((second for second in seconds), num_workers=0, **kwargs))
+        return iter(super().__call__(seconds, num_workers=0, **kwargs))
 
     def preprocess(self, second: Second) -> dict:
         # (1, 3, height, width), (1, 96, 64)
         inputs = prepare_second(self.processor, second)
-        if self.localizer is not None:
+        if self.prepares_twice:
             prepared = prepare_second(self.localizer_processor, second)
             inputs |= {f"localizer_{name}": value for name, value in prepared.items()}
         return inputs | {"second": second.index, "size": second.frame.size[::-1]}
@@ -184,7 +186,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         own = {name: value for name, value in floats.items() if not name.startswith("localizer_")}
         if self.localizer is not None:
             prefixed = {name.removeprefix("localizer_"): floats[name] for name in floats if name not in own}
-            outputs = self.localizer(**prefixed)
+            outputs = self.localizer(**(prefixed or own))
             masks = self.localizer_processor.post_process_semantic_segmentation(outputs)
             own["prompt_masks"] = torch.stack(masks).to(self.dtype)
         outputs = self.model(**own)
@@ -236,6 +238,12 @@ def check_has_ears(model: AAVSForAudioVisualSegmentation) -> None:
             f"{model.name_or_path} has no audio encoder (audio_config is None): it takes embeddings, not sound."
             " Convert it with --vggish."
         )
+
+
+def list_settings(processor: AAVSProcessor) -> tuple[dict, dict]:
+    """What frames and sound are prepared by; `localization` is about labels."""
+    image_processor = processor.image_processor.to_dict() | {"localization": None}
+    return image_processor, processor.feature_extractor.to_dict()
 
 
 def prepare_second(processor: AAVSProcessor, second: Second) -> dict[str, torch.Tensor]:
