@@ -48,12 +48,12 @@ from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 from stepping_stones_hf.cli import main as command_line
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.aavs.convert_aavs_original import rename_key
+from stepping_stones_hf.models.aavs.recipe_aavs import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
 from stepping_stones_hf.training import first_stage, mask_store
 from stepping_stones_hf.training.batches import StepBatches, derive_seed
 from stepping_stones_hf.training.checkpoints import find_checkpoint
 from stepping_stones_hf.training.clips import load_clips
 from stepping_stones_hf.training.evaluation import localize
-from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
 
 from . import fixed_points
 from .fixed_points import script

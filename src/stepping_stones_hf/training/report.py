@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
+from transformers import AutoProcessor
 
 from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
-from ..models.aavs import AAVSForAudioVisualSegmentation, AAVSProcessor
+from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..visualization import BINARY_PALETTE, describe, draw_grid, overlay
 from .clips import WithMasks
 from .evaluation import FrameScores, segment
@@ -340,8 +341,8 @@ def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store:
         store (`str` or `PathLike`):
             The store with the masks of stage 1.
     """
-    model = AAVSForAudioVisualSegmentation.from_pretrained(repository)
-    processor = AAVSProcessor.from_pretrained(repository, backend="pil")
+    model = AutoModelForAudioVisualSegmentation.from_pretrained(repository)
+    processor = AutoProcessor.from_pretrained(repository, backend="pil")
     collator = AVSCollator(processor, prompt="stage1" if model.config.use_mask_prompt else None, evaluation=True)
     first_of_subset = {subset: index for index, subset in reversed(list(enumerate(clips["subset"])))}
     rows = []
