@@ -32,6 +32,7 @@ from PIL import Image
 
 from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
+from ..files import begin_folder, complete_folder
 from ..models.aavs import AAVSForAudioVisualSegmentation, AAVSProcessor
 from ..visualization import BINARY_PALETTE, describe, draw_grid, overlay
 from .clips import WithMasks
@@ -311,9 +312,8 @@ def write_repository(
             What the card loads it by, the folder by default.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(stages.get(2, stages.get(1)), partial)
+    partial = begin_folder(folder)
+    shutil.copytree(stages.get(2, stages.get(1)), partial, dirs_exist_ok=True)
     if "no masks" in results.get("stage_2", ()):
         kind = "one stage"
     elif len(stages) == 2:
@@ -322,8 +322,7 @@ def write_repository(
     else:
         kind = f"stage {next(iter(stages))}"
     make_model_card(results, kind, name or str(folder)).save(partial / "README.md")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    complete_folder(folder)
 
 
 @torch.no_grad()
