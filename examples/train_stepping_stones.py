@@ -63,6 +63,7 @@ from stepping_stones_hf import (
 from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.labels import CLASS_NAMES
 from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.files import write_text
 from stepping_stones_hf.models.vggish import load_vggish
 from stepping_stones_hf.training.activation_checkpointing import checkpoint_activations
 from stepping_stones_hf.training.batches import StepBatches, derive_seed
@@ -740,9 +741,7 @@ def main(argv: list[str] | None = None) -> None:
     if accelerator.is_main_process:
         repository = output_dir / "model"
         write_repository(repository, stages, results, args.hub_model_id)
-        partial_path = output_dir / ".all_results.json"
-        partial_path.write_text(json.dumps(results, indent=2))
-        partial_path.rename(output_dir / "all_results.json")
+        write_text(output_dir / "all_results.json", json.dumps(results, indent=2))
         for checkpoints in output_dir.glob("stage_*/checkpoints"):  # of a stage that was killed as it ended
             shutil.rmtree(checkpoints)
         logs = {f"stage {stage}": output_dir / f"stage_{stage}" / "log.csv" for stage in stages}

@@ -23,17 +23,17 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .files import write_whole
+from .media import Source
 from .palette import VOC_PALETTE
 from .pipelines import AudioVisualSegmentationPipeline
 from .video import (
-    Source,
     VideoInfo,
     check_fps,
     check_new_file,
     check_output,
     read_info,
     write_painted,
-    write_whole,
 )
 from .visualization import BINARY_PALETTE, blend, make_layer
 

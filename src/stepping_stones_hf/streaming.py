@@ -16,9 +16,9 @@
 import numpy as np
 from PIL import Image
 
-from .models.vggish.feature_extraction_vggish import check_sampling_rate, to_mono
+from .media import check_sampling_rate, to_frame, to_mono
 from .pipelines import AudioVisualSegmentationPipeline
-from .video import Second, to_picture
+from .video import Second
 
 
 class StreamingPredictor:
@@ -77,12 +77,12 @@ class StreamingPredictor:
             `ValueError`: there is no sound or more than a second of it, or there are samples that are NaN or
             infinite; the frame is of another shape or type.
         """
-        samples = to_mono(samples, "samples").numpy()
+        samples = to_mono(samples, "samples")
         if len(samples) > self.sampling_rate:
             raise ValueError(
                 f"samples has {len(samples) / self.sampling_rate:.2f} s of sound: push at most one second at a time."
             )
-        self.latest = to_picture(frame, "frame")
+        self.latest = to_frame(frame, "frame")
         if self.frame is None or len(self.samples) <= self.sampling_rate / 2:
             self.frame = self.latest
         self.samples = np.concatenate([self.samples, samples])

@@ -423,8 +423,8 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tm
     points = [
         at(script, "compute_gradients", call=2),  # before there is a checkpoint
         at(Accelerator, "save_state", after=True),  # half a checkpoint
-        at(Path, "rename", when=lambda path, _: path.name == ".partial"),  # all but its name
-        at(Path, "rename", after=True, when=lambda path, _: path.name == ".partial"),
+        at(Path, "rename", when=lambda path, _: path.name.startswith(".epoch_")),  # all but its name
+        at(Path, "rename", after=True, when=lambda path, _: path.name.startswith(".epoch_")),
         at(AAVSForAudioVisualSegmentation, "save_pretrained", after=True),  # half a best model
         at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),  # a best model too many
         at(shutil, "rmtree", when=lambda path, *_: path.name.startswith("epoch_")),  # a checkpoint too many
@@ -514,7 +514,11 @@ def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage
         ("train_stepping_stones.compute_gradients", 4, {"stage_1/checkpoints": ["epoch_000001_step_00000000"]}),
         ("train_stepping_stones.compute_gradients", 9, {"stage_2/checkpoints": ["epoch_000000_step_00000002"]}),
         # The second checkpoint has its model and its optimizer.
-        ("torch.save", 5, {"stage_1/checkpoints": [".partial", "epoch_000000_step_00000002"]}),
+        (
+            "torch.save",
+            5,
+            {"stage_1/checkpoints": [".epoch_000001_step_00000000.partial", "epoch_000000_step_00000002"]},
+        ),
         ("stepping_stones_hf.training.first_stage.write_mask", 3, {"masks": [".validation.partial"]}),
     ],
     ids=["stage_1", "stage_2", "checkpoint", "masks"],

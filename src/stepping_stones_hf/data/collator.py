@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
 
+from ..media import load_image, open_image, read_image, to_rgb
 from .audio_cache import AudioFeatureCache
-from .media import get_source, load_image, open_image, read_image, to_rgb
+from .media import get_source
 
 
 class MapReader:

@@ -28,12 +28,12 @@ from transformers import AutoProcessor, Pipeline, PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..deprecation import rename_arguments
+from ..media import Source, check_sampling_rate, to_frame, to_mono
 from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..models.image_processing_base import label_pixels, resize_bilinear
 from ..models.modeling_base import is_localizer
 from ..models.processing_base import AudioVisualProcessor
-from ..models.vggish.feature_extraction_vggish import check_sampling_rate, to_mono
-from ..video import Second, Source, read_seconds, to_picture, with_second_before
+from ..video import Second, read_seconds, with_second_before
 
 
 # One video, in whatever form; everything else that can be iterated over is several of them.
@@ -355,7 +355,7 @@ def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> I
     if frames is None or audio is None or len(frames) == 0:
         raise ValueError("In place of a video file the pipeline takes frames, at least one, audio and sampling_rate.")
     check_sampling_rate(sampling_rate)
-    rate, waveform = int(sampling_rate), to_mono(audio, "audio").numpy()
+    rate, waveform = int(sampling_rate), to_mono(audio, "audio")
     if not len(frames) - 1 < len(waveform) / rate < len(frames) + 1:
         raise ValueError(
             f"{len(frames)} frames do not go with {len(waveform) / rate:.2f} s of sound ({len(waveform)} samples,"
@@ -364,7 +364,7 @@ def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> I
     waveform = np.pad(waveform, (0, max(0, len(frames) * rate - len(waveform))))
     sounds = ((waveform[index * rate : (index + 1) * rate], rate) for index in range(len(frames)))
     for index, (frame, sound) in enumerate(zip(frames, with_second_before(sounds))):
-        yield Second(index, to_picture(frame, f"frames[{index}]"), *sound)
+        yield Second(index, to_frame(frame, f"frames[{index}]"), *sound)
 
 
 def encode_label_map(label_map: np.ndarray) -> dict:

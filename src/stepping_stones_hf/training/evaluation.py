@@ -31,7 +31,7 @@ from transformers import BatchFeature
 from ..data.collator import AVSCollator, MapReader
 from ..data.labels import CLASS_NAMES, color_to_index
 from ..data.layout import CONFIG_SUBSETS
-from ..data.media import load_image, open_image
+from ..media import load_image, open_image
 from ..metrics import binary_results, binary_statistics, semantic_results, semantic_statistics
 from ..models.image_processing_base import AudioVisualImageProcessorMixin, resize_bilinear, resize_nearest
 from .clips import read_column

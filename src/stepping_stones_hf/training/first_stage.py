@@ -24,18 +24,17 @@ from accelerate import Accelerator
 from transformers import AutoConfig, PreTrainedModel
 
 from ..data.collator import AVSCollator
+from ..files import begin_folder, partial_folder
 from ..models.modeling_base import is_localizer
 from ..models.processing_base import AudioVisualProcessor
 from .evaluation import Frame, FrameScores, evaluate, localize, make_prompts
 from .mask_store import (
     Manifest,
-    begin_store,
     complete_store,
     fingerprint_clips,
     hash_model_folder,
     mask_path,
     name_model,
-    partial_store,
     write_mask,
 )
 from .report import summarize_localization
@@ -93,12 +92,12 @@ def predict_masks(
         [`FrameScores`]: how good the masks are.
     """
     if accelerator.is_main_process:
-        begin_store(store)
+        begin_folder(store)
     accelerator.wait_for_everyone()
 
     def keep(frames: list[Frame], scores: torch.Tensor) -> None:
         for frame, mask in zip(frames, make_prompts(scores, soft).cpu().numpy()):
-            write_mask(mask_path(partial_store(store), *frame), mask)
+            write_mask(mask_path(partial_folder(store), *frame), mask)
 
     return evaluate(
         accelerator,

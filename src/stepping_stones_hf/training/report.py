@@ -33,6 +33,7 @@ from transformers import AutoProcessor
 
 from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
+from ..files import begin_folder, complete_folder
 from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..visualization import BINARY_PALETTE, describe, draw_grid, overlay
 from .clips import WithMasks
@@ -312,9 +313,8 @@ def write_repository(
             What the card loads it by, the folder by default.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(stages.get(2, stages.get(1)), partial)
+    partial = begin_folder(folder)
+    shutil.copytree(stages.get(2, stages.get(1)), partial, dirs_exist_ok=True)
     if "no masks" in results.get("stage_2", ()):
         kind = "one stage"
     elif len(stages) == 2:
@@ -323,8 +323,7 @@ def write_repository(
     else:
         kind = f"stage {next(iter(stages))}"
     make_model_card(results, kind, name or str(folder)).save(partial / "README.md")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    complete_folder(folder)
 
 
 @torch.no_grad()
