@@ -197,7 +197,10 @@ def evaluate(
         frames, label_maps = inputs.pop("frames"), inputs.pop("label_maps")
         with accelerator.autocast():
             predictions = predict(inputs.to(accelerator.device))
-        scores.add(frames, predictions.cpu().numpy(), label_maps.numpy())
+        # By the rules of one channel a localizer is scored by what sounds alone.
+        one_channel = predictions.ndim == 4 and scores.score_rule != "two_channel"
+        scored = predictions[:, 1] if one_channel else predictions
+        scores.add(frames, scored.cpu().numpy(), label_maps.numpy())
         if prompt_scores is not None:
             prompts = inputs["prompt_masks"][inputs.get("annotated", slice(None))]
             prompt_scores.add(frames, prompts.cpu().numpy(), (label_maps > 0).numpy())

@@ -104,7 +104,7 @@ def predict_masks(
         clips,
         AVSCollator(processor, cache_dir=cache_dir, evaluation=True),
         partial(localize, model.to(accelerator.device).eval(), processor),
-        FrameScores(),
+        FrameScores(score_rule=processor.image_processor.score_rule),
         on_predictions=keep,
         **loading,
     )
