@@ -281,7 +281,7 @@ def test_masks_of_another_size_are_resized_and_it_is_said(evaluation, data_dir, 
     path = next(folder.rglob("*.png"))
     Image.open(path).resize((128, 32), Image.Resampling.NEAREST).save(path)
     run(data_dir, tmp_path / "out", "--predictions_dir", folder, "--label_size", 64)
-    assert "masks: 1 of 35 masks are resized by nearest neighbour" in capsys.readouterr().out
+    assert "masks: 1 of 35 masks are resized by nearest neighbor" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
