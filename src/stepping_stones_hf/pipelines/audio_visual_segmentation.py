@@ -306,7 +306,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
 
 def check_audio_encoder(model: PreTrainedModel) -> None:
-    if model.config.audio_config is None:
+    if not model.has_audio_encoder:
         raise ValueError(
             f"{model.name_or_path} has no audio encoder (audio_config is None): it takes embeddings, not sound."
             " Convert it with --vggish."
