@@ -342,7 +342,7 @@ def download(source: Source | None) -> Source | None:
     """The content of what an http(s) address leads to; every other source is what it was."""
     if not isinstance(source, str) or not source.startswith(("http://", "https://")):
         return source
-    import httpx
+    from huggingface_hub.utils import httpx  # as in transformers
 
     try:
         return httpx.get(source, follow_redirects=True).raise_for_status().content
