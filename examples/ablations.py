@@ -42,6 +42,7 @@ from scipy.stats import t as student_t
 from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
 
 from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.files import write_text, write_whole
 from stepping_stones_hf.training.checkpoints import find_changes
 
 
@@ -188,7 +189,7 @@ def read_results(args: Namespace) -> list[dict]:
 
 def write_csv(rows: list[dict], path: Path) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(path, "w", newline="") as file:
+    with write_whole(path) as (partial,), open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
@@ -287,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = read_results(args)
     write_csv(rows, args.output_dir / "results.csv")
     table = make_table(rows, args.seeds)
-    (args.output_dir / "table.md").write_text(table + "\n")
+    write_text(args.output_dir / "table.md", table + "\n")
     print(table)
 
 

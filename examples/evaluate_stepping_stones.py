@@ -28,7 +28,6 @@ In the folder of the evaluation are
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -48,6 +47,7 @@ from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSImageProcesso
 from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.avsbench import to_png
 from stepping_stones_hf.data.labels import CLASS_NAMES
+from stepping_stones_hf.files import begin_folder, complete_folder, partial_folder, write_text
 from stepping_stones_hf.training.clips import (
     WithMasks,
     WithNoise,
@@ -69,11 +69,9 @@ from stepping_stones_hf.training.evaluation import (
 )
 from stepping_stones_hf.training.first_stage import finish_store, predict_masks
 from stepping_stones_hf.training.mask_store import (
-    begin_store,
     check_store,
     hash_model_folder,
     mask_path,
-    partial_store,
 )
 from stepping_stones_hf.training.report import make_class_table, make_evaluation_tables, summarize_evaluation
 from stepping_stones_hf.visualization import plot_class_bars
@@ -238,12 +236,6 @@ def change_sound(clips: datasets.Dataset, collator: AVSCollator, sound: str, see
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def write_text(path: Path, text: str) -> None:
-    partial_path = path.with_name(f".{path.name}.partial")
-    partial_path.write_text(text, encoding="utf-8")
-    os.replace(partial_path, path)
-
-
 def keep_label_maps(folder: Path, frames: list[Frame], label_maps: torch.Tensor) -> None:
     for frame, label_map in zip(frames, label_maps.cpu().numpy()):
         path = mask_path(folder, *frame)
@@ -311,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         masks_dir = args.stage1_masks_dir
         if localizer is not None and masks_dir is None:
             store = output_dir / "stage1_masks"
-            masks_dir = partial_store(store)
+            masks_dir = partial_folder(store)
             scores.setdefault(STAGE_1, {})[sound] = predict_masks(
                 accelerator,
                 localizer.model,
@@ -333,9 +325,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 first_stage[method] = options["prompt_scores"] = FrameScores(score_rule="probability")
             if sound == "own" and args.save_predictions:
                 folder = output_dir / "predictions" / (prompt or "one_stage")
-                options["on_predictions"] = partial(keep_label_maps, partial_store(folder))
+                options["on_predictions"] = partial(keep_label_maps, partial_folder(folder))
                 if accelerator.is_main_process:
-                    begin_store(folder)
+                    begin_folder(folder)
                 accelerator.wait_for_everyone()
             scores.setdefault(method, {})[sound] = get_scores(
                 WithMasks(heard, masks_dir) if prompt == "stage1" else heard,
@@ -345,8 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 **options,
             )
             if "on_predictions" in options and accelerator.is_main_process:
-                shutil.rmtree(folder, ignore_errors=True)
-                partial_store(folder).rename(folder)
+                complete_folder(folder)
 
     if accelerator.is_main_process:
         arguments = asdict(args) | {"label_size": label_size["height"]}
@@ -354,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables = make_evaluation_tables(results)
         own = {method: by_sound["own"] for method, by_sound in scores.items()}
         output_dir.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial_store(output_dir / "stage1_masks"), ignore_errors=True)
+        shutil.rmtree(partial_folder(output_dir / "stage1_masks"), ignore_errors=True)
         write_text(output_dir / "table.md", tables + "\n")
         write_text(output_dir / "per_class.csv", make_class_table(own))
         write_text(output_dir / "results.json", json.dumps({"arguments": arguments, **results}, indent=2) + "\n")

@@ -15,14 +15,6 @@
 
 from contextlib import suppress
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForUniversalSegmentation,
-    AutoProcessor,
-)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .metrics.registration import register_metric
@@ -36,29 +28,17 @@ from .models.aavs import (
     AAVSProcessor,
     load_mask2former_weights,
 )
+from .models.auto import AutoModelForAudioVisualSegmentation
 from .models.vggish import VGGishConfig, VGGishFeatureExtractor, VGGishModel, VGGishPreTrainedModel
 from .pipelines import AudioVisualSegmentationPipeline, decode_label_map
 
 
 __version__ = "0.1.0"
 
-AutoConfig.register("vggish", VGGishConfig)
-AutoModel.register(VGGishConfig, VGGishModel)
-AutoFeatureExtractor.register(VGGishConfig, VGGishFeatureExtractor)
-
-AutoConfig.register("aavs", AAVSConfig)
-AutoModel.register(AAVSConfig, AAVSModel)
-AutoModelForUniversalSegmentation.register(AAVSConfig, AAVSForAudioVisualSegmentation)
-AutoImageProcessor.register(
-    AAVSConfig, image_processor_classes={"torchvision": AAVSImageProcessor, "pil": AAVSImageProcessorPil}
-)
-AutoFeatureExtractor.register(AAVSConfig, VGGishFeatureExtractor)
-AutoProcessor.register(AAVSConfig, AAVSProcessor)
-
 PIPELINE_REGISTRY.register_pipeline(
     "audio-visual-segmentation",
     pipeline_class=AudioVisualSegmentationPipeline,
-    pt_model=AutoModelForUniversalSegmentation,
+    pt_model=AutoModelForAudioVisualSegmentation,
     type="multimodal",
 )
 
@@ -75,6 +55,7 @@ __all__ = [
     "AAVSPreTrainedModel",
     "AAVSProcessor",
     "AudioVisualSegmentationPipeline",
+    "AutoModelForAudioVisualSegmentation",
     "VGGishConfig",
     "VGGishFeatureExtractor",
     "VGGishModel",

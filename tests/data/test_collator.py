@@ -31,7 +31,7 @@ from stepping_stones_hf import (
 from stepping_stones_hf.data import load_avsbench
 from stepping_stones_hf.data.collator import AVSCollator
 from stepping_stones_hf.data.labels import color_to_index
-from stepping_stones_hf.data.media import read_audio
+from stepping_stones_hf.media import read_audio
 
 from ..models.aavs.conftest import make_config
 

@@ -38,8 +38,8 @@ from stepping_stones_hf import (
 )
 from stepping_stones_hf.data import AVSCollator, load_avsbench
 from stepping_stones_hf.data.labels import CLASS_NAMES, index_to_color
-from stepping_stones_hf.data.media import read_audio
 from stepping_stones_hf.data.mini import LOOKS, make_mini_avsbench
+from stepping_stones_hf.media import read_audio
 from stepping_stones_hf.metrics import semantic_results, semantic_statistics
 from stepping_stones_hf.training.clips import WithNoise, read_classes, shuffle_sounds
 from stepping_stones_hf.training.degrade import QUALITIES

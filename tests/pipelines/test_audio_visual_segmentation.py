@@ -28,7 +28,7 @@ from stepping_stones_hf import (
     AudioVisualSegmentationPipeline,
     decode_label_map,
 )
-from stepping_stones_hf.models.aavs.image_processing_pil_aavs import label_pixels, resize_bilinear
+from stepping_stones_hf.models.image_processing_base import label_pixels, resize_bilinear
 from stepping_stones_hf.video import SILENCE, read_seconds
 
 from ..two_stage import save_stage
@@ -114,7 +114,7 @@ def test_a_video_is_its_frames_and_its_sound(segment, tmp_path):
 
 def test_the_sound_matters(segment, tmp_path):
     path = make_video(tmp_path / "clip.mkv", audio_codec="pcm_s16le")
-    own, mute = segment(path), segment(path, sound=SILENCE)
+    own, mute = segment(path), segment(path, audio=SILENCE)
     changed = [one["label_map"] != other["label_map"] for one, other in zip(own, mute)]
     assert changed == [False, True, False]  # the tone is in the second second
 
@@ -166,14 +166,16 @@ class TestLocalizer:
 
     def test_none_is_there(self, tmp_path):
         folder = save_stage(tmp_path / "alone", stage=2)
-        with pytest.raises(ValueError, match=r"alone is a second stage.*none in .*alone/localizer.*localizer="):
+        with pytest.raises(
+            ValueError, match=r"alone is prompted with .* localizer.*none in .*alone/localizer.*localizer="
+        ):
             pipeline(TASK, model=str(folder), device="cpu")
 
-    def test_it_is_no_first_stage(self, two_stage_repository):
-        with pytest.raises(ValueError, match="has 71 labels and use_mask_prompt=True: it is no first stage"):
+    def test_it_is_not_a_localizer(self, two_stage_repository):
+        with pytest.raises(ValueError, match="has 71 labels and use_mask_prompt=True: it is not a localizer"):
             pipeline(TASK, model=str(two_stage_repository), localizer=str(two_stage_repository), device="cpu")
 
-    def test_a_model_without_ears(self, tmp_path):
+    def test_a_model_without_audio_encoder(self, tmp_path):
         folder = save_stage(tmp_path / "deaf", stage=1, audio=False)
         with pytest.raises(ValueError, match="deaf has no audio encoder"):
             pipeline(TASK, model=str(folder), device="cpu")
@@ -187,8 +189,8 @@ class TestBadInput:
             segment({"frames": clip["frames"]})
         with pytest.raises(ValueError, match="sampling_rate"):
             segment(clip | {"sampling_rate": None})
-        with pytest.raises(ValueError, match="sound replaces that of a file"):
-            segment(clip, sound=SILENCE)
+        with pytest.raises(ValueError, match="audio replaces the sound of a file"):
+            segment(clip, audio=SILENCE)
 
     def test_samples_that_are_nan(self, segment, clip):
         audio = clip["audio"].copy()
@@ -227,7 +229,7 @@ def test_labels_are_the_same_however_many_are_resized_at_a_time(monkeypatch):
     scores = torch.rand(7, 6, 5).round(decimals=1)  # with ties
     expected = resize_bilinear(scores, (11, 13))
     for limit in (1, 300, 10**9):
-        monkeypatch.setattr("stepping_stones_hf.models.aavs.image_processing_pil_aavs.MAX_RESIZED_SCORES", limit)
+        monkeypatch.setattr("stepping_stones_hf.models.image_processing_base.MAX_RESIZED_SCORES", limit)
         labels, highest = label_pixels(scores, (11, 13))
         torch.testing.assert_close(labels, expected.argmax(0))
         torch.testing.assert_close(highest, expected.amax(0))

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ..models.aavs.image_processing_pil_aavs import build_palette
+from ..palette import build_palette
 
 
 # Alphabetical but for the background; the position is the class index. AVSBench's label2idx.json counts from 1.

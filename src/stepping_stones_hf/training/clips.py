@@ -29,7 +29,8 @@ from torch.utils.data import Dataset
 
 from ..data.avsbench import load_avsbench
 from ..data.layout import Config
-from ..data.media import get_source, read_audio, read_binary_mask
+from ..data.media import get_source, read_binary_mask
+from ..media import read_audio
 from .mask_store import mask_path
 
 

@@ -135,6 +135,8 @@ class AAVSConfig(PreTrainedConfig):
     """
 
     model_type = "aavs"
+    # Frames are independent of one another.
+    clip_length = None
     sub_configs_defaults = {
         "backbone_config": SubConfigSpec(
             config_class=AutoConfig,

@@ -19,11 +19,11 @@ of the Hub to start training from.
 import json
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, SwinConfig
 
+from ...files import write_into
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
 from ..vggish.convert_vggish_original import load_checkpoint, load_vggish
 from .configuration_aavs import AAVSConfig
@@ -222,13 +222,9 @@ def convert_aavs_checkpoint(
         feature_extractor=VGGishFeatureExtractor(),
     )
     # Into the folder file by file, each whole: it may hold a localizer already.
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir) as temporary:
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        for path in Path(temporary).iterdir():
-            path.replace(output_dir / path.name)
+    with write_into(output_dir) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
     return [], []
 
 

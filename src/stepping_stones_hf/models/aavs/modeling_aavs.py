@@ -28,7 +28,9 @@ The backbone, the pixel decoder and parts of the loss are those of transformers.
 """
 
 import math
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +53,11 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..modeling_base import AudioVisualSegmentationMixin
 from ..vggish import VGGishModel
 from .configuration_aavs import AAVSConfig
 from .loss_aavs import AAVSLoss
+from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_backbone_adapters
 
 
 # The decoder visits the feature maps of strides 32, 16 and 8 in turn.
@@ -742,7 +746,7 @@ class AAVSModel(AAVSPreTrainedModel):
     labels and `config.use_mask_prompt` it is the second stage, prompted with the masks of the first, and solves AVSS.
     """
 )
-class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
+class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTrainedModel):
     def __init__(self, config: AAVSConfig):
         super().__init__(config)
         self.model = AAVSModel(config)
@@ -751,22 +755,41 @@ class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
 
         self.post_init()
 
-    def get_loss_normalizers(self, class_labels: list[torch.LongTensor]) -> torch.FloatTensor:
+    def get_loss_normalizers(self, batch: dict) -> torch.FloatTensor:
         r"""
-        What the loss of these frames is divided by: the number of target masks, for the mask losses, and the sum of
-        the classification weights, for the cross-entropy. Summed over the micro-batches and the processes of an
-        optimiser step and passed as `num_items_in_batch`, they give the gradients of one large batch, provided that
-        gradients are summed: where a trainer averages them over processes (DistributedDataParallel) or micro-batches
-        (`Accelerator.backward`), multiply the loss by their number.
+        What the loss of these frames is divided by, `(2,)`: the number of target masks, for the mask losses, and the
+        sum of the classification weights, for the cross-entropy. See
+        [`AudioVisualSegmentationMixin.get_loss_normalizers`].
 
         Args:
-            class_labels (`list[torch.LongTensor]`):
-                Classes of the target masks, one tensor per frame.
-
-        Returns:
-            `torch.FloatTensor` of shape `(2,)`.
+            batch (`dict`):
+                Inputs of the model, of which `class_labels` are read.
         """
-        return self.criterion.get_normalizers(class_labels)
+        if not isinstance(batch, Mapping):
+            warnings.warn(
+                "get_loss_normalizers takes the whole batch in place of its class_labels.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            batch = {"class_labels": batch}
+        return self.criterion.get_normalizers(batch["class_labels"])
+
+    def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
+        """Starts the model from a Mask2Former: see [`load_mask2former_weights`]."""
+        from .convert_aavs_original import load_mask2former_weights  # which needs this module
+
+        return load_mask2former_weights(self, pretrained_model_name_or_path, **kwargs)
+
+    def start_training_phase(self, phase: int) -> list[str]:
+        """
+        In the first phase of the released recipe the adapters of the backbone are off, in the second one fresh ones
+        train: see [`AudioVisualSegmentationMixin.start_training_phase`].
+        """
+        if phase == 1:
+            switch_off_backbone_adapters(self)
+            return []
+        renew_backbone_adapters(self)
+        return [BACKBONE_ADAPTERS]
 
     @can_return_tuple
     @auto_docstring

@@ -18,13 +18,13 @@ import torch
 from torch.testing import assert_close
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
-from stepping_stones_hf.training.stages import (
+from stepping_stones_hf.models.aavs.recipe_aavs import (
     BACKBONE_ADAPTERS,
     RELEASED_PARAMETERS,
     renew_backbone_adapters,
-    set_trainable,
     switch_off_backbone_adapters,
 )
+from stepping_stones_hf.training.stages import set_trainable
 
 
 def make_model(stage: int = 2, **values) -> AAVSForAudioVisualSegmentation:

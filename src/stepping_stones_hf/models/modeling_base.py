@@ -1,0 +1,109 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What every model for audio-visual segmentation offers, whatever it is made of."""
+
+import os
+
+import torch
+from transformers import PreTrainedConfig
+
+
+# How a model was looked for: its localizer lives in the same repository.
+HUB_KWARGS = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "token"}
+
+
+def is_localizer(config: PreTrainedConfig) -> bool:
+    """Whether a model finds what sounds without naming it: stage 1 of Stepping Stones, or a model of S4 and MS3."""
+    return config.num_labels == 2 and not config.use_mask_prompt
+
+
+class AudioVisualSegmentationMixin:
+    """
+    Beside a [`PreTrainedModel`], the base of each `...ForAudioVisualSegmentation`. Its `forward` takes
+
+    - `pixel_values` `(frames, 3, height, width)`: the frames of one clip or of several clips one after the other;
+    - `input_features`, a log-mel patch a frame, or `audio_embeddings` `(frames, audio_embedding_dim)`;
+    - `prompt_masks` `(frames, h, w)` in [0, 1], of any size, if and only if `config.use_mask_prompt` is set;
+    - `num_frames` `(clips,)`, int64, if and only if `config.clip_length` is not None: the model looks at so many
+      frames together, and has to know which of them are of one clip;
+    - the targets that its own image processor makes, and `num_items_in_batch`;
+
+    and returns a `ModelOutput` with `loss` where there are targets. What else there is in it only the model's own
+    image processor reads: see [`AudioVisualImageProcessorMixin.get_segmentation_scores`].
+    """
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # With `output_loading_info` it is not alone.
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS & kwargs.keys()}
+        return loaded
+
+    def get_loss_normalizers(self, batch: dict) -> torch.FloatTensor:
+        """
+        What the loss of a batch is divided by. Summed over the micro-batches and the processes of an optimizer step
+        and passed as `num_items_in_batch`, they give the gradients of one large batch, provided that gradients are
+        summed: where a trainer averages them over processes (DistributedDataParallel) or micro-batches
+        (`Accelerator.backward`), multiply the loss by their number.
+
+        Args:
+            batch (`dict`):
+                Inputs of the model, with targets.
+
+        Returns:
+            `torch.FloatTensor` of shape `(n,)`.
+        """
+        raise NotImplementedError
+
+    def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
+        """
+        Starts the model from pretrained weights of what it is built on, as its authors did; which, says the model's
+        own page.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `PathLike`):
+                Folder or repository of the Hub.
+            kwargs:
+                Passed on to `from_pretrained` (`revision`, `token`, ...).
+
+        Returns:
+            `list[str]`: names of the parameters that kept their initial weights.
+
+        Raises:
+            `ValueError`: if a parameter that must come from there is missing or has another shape.
+        """
+        raise NotImplementedError
+
+    def start_training_phase(self, phase: int) -> list[str]:
+        """
+        Prepares the model for a phase of a stage that trains in two phases, with a `switch_epoch` between them.
+
+        Args:
+            phase (`int`):
+                1 or 2.
+
+        Returns:
+            `list[str]`: regular expressions for the names of the parameters that train in this phase beside those
+            that the recipe names.
+
+        Raises:
+            `ValueError`: the model trains in a single phase.
+        """
+        raise ValueError(
+            f"{type(self).__name__} trains in a single phase: leave out stage_1_switch_epoch and stage_2_switch_epoch."
+        )
+
+
+__all__ = ["AudioVisualSegmentationMixin", "is_localizer"]
