@@ -11,8 +11,32 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+from ..auto import register_model
+from ..vggish import VGGishFeatureExtractor
 from .configuration_tpavi import TPAVIConfig
+from .convert_tpavi_original import convert_tpavi_checkpoint
+from .image_processing_pil_tpavi import TPAVIImageProcessorPil
+from .image_processing_tpavi import TPAVIImageProcessor
 from .modeling_tpavi import TPAVIForAudioVisualSegmentation, TPAVIModel, TPAVIPreTrainedModel
+from .processing_tpavi import TPAVIProcessor
 
 
-__all__ = ["TPAVIConfig", "TPAVIForAudioVisualSegmentation", "TPAVIModel", "TPAVIPreTrainedModel"]
+register_model(
+    TPAVIConfig,
+    TPAVIModel,
+    TPAVIForAudioVisualSegmentation,
+    {"torchvision": TPAVIImageProcessor, "pil": TPAVIImageProcessorPil},
+    VGGishFeatureExtractor,
+    TPAVIProcessor,
+)
+
+__all__ = [
+    "TPAVIConfig",
+    "TPAVIForAudioVisualSegmentation",
+    "TPAVIImageProcessor",
+    "TPAVIImageProcessorPil",
+    "TPAVIModel",
+    "TPAVIPreTrainedModel",
+    "TPAVIProcessor",
+    "convert_tpavi_checkpoint",
+]

@@ -32,10 +32,13 @@ from ..vggish import VGGishConfig
 class TPAVIConfig(PreTrainedConfig):
     r"""
     backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-        Configuration of the backbone, a PVT-v2 or a ResNet with the feature maps of four stages. Defaults to PVT-v2-b5.
+        Configuration of the backbone, a PVT-v2 or a ResNet with the feature maps of four stages. Defaults to
+        PVT-v2-b5.
     audio_config (`dict` or `VGGishConfig`, *optional*):
         Configuration of the audio encoder; the released models were trained on VGGish with `final_relu=True`. With
         `None` the model has no audio encoder and takes `audio_embeddings` in place of `input_features`.
+    freeze_audio_encoder (`bool`, *optional*, defaults to `True`):
+        Whether the audio encoder stays as it is during training, as in the released training. `False` trains it along.
     audio_embedding_dim (`int`, *optional*, defaults to 128):
         Size of one audio embedding, one per frame.
     hidden_dim (`int`, *optional*, defaults to 256):
@@ -114,6 +117,7 @@ class TPAVIConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
+    freeze_audio_encoder: bool = True
     audio_embedding_dim: int = 128
     hidden_dim: int = 256
     neck_dilations: list[int] | tuple[int, ...] = (3, 6, 12, 18)

@@ -12,8 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Losses of TPAVI: *Audio-Visual Segmentation* (https://huggingface.co/papers/2207.05042) for two labels and *Audio-Visual
-Segmentation with Semantics* (https://huggingface.co/papers/2301.13190) for more, as the released programs compute them.
+Losses of TPAVI, as the released programs compute them: those of *Audio-Visual Segmentation*
+(https://huggingface.co/papers/2207.05042) for two labels, those of *Audio-Visual Segmentation with Semantics*
+(https://huggingface.co/papers/2301.13190) for more.
 """
 
 import torch
@@ -35,8 +36,8 @@ class TPAVILoss(nn.Module):
     """
     Segmentation loss and audio-visual matching loss (AVM).
 
-    - *Segmentation*: binary cross-entropy for two labels, cross-entropy for more; the mean over the annotated pixels of
-      a frame, then over the annotated frames.
+    - *Segmentation*: binary cross-entropy for two labels, cross-entropy for more; the mean over the annotated pixels
+      of a frame, then over the annotated frames.
     - *AVM*: a predicted mask, pooled to the size of a feature map, selects that map's pixels; their mean is compared
       with the frame's audio features; the mean over the four maps. With two labels the mask is a probability through
       which gradients flow, and all frames count; with more it is 1 wherever another label than background is the
@@ -132,7 +133,7 @@ class TPAVILoss(nn.Module):
         return (losses * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
 
     def matching_losses(self, logits: torch.Tensor, visual: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
-        """`(frames,)`: how badly the masked features `(frames, channels, h, w)` match the audio `(frames, channels)`."""
+        """`(frames,)`: by how much masked features `(frames, channels, h, w)` miss the audio `(frames, channels)`."""
         size = visual.shape[-2:]
         if not self.is_binary:
             mask = self.pool((logits.argmax(dim=1, keepdim=True) != 0).float(), size)  # (frames, 1, h, w)

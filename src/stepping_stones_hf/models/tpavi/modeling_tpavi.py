@@ -22,13 +22,14 @@ audio-visual interaction (TPAVI), in which each pixel of five consecutive frames
 then through a feature pyramid and a convolutional head, to one logit per pixel and label (one in all for two labels).
 
 Where paper and released programs differ we follow the programs, which the released checkpoints fit: groups have five
-frames whatever the clip's length; attention has no softmax; the maps that the matching loss sees are rectified ones,
-since the decoder rectifies its inputs in place. Theirs compares each pixel with each other one; here is the same sum in
-the closed form that it has because it has no softmax, see `attend`. What takes part in nothing is left out: half of
-the decoder's first block, and a second copy of ResNet's last two stages.
+frames whatever the clip's length; attention has no softmax; the maps that the matching loss sees are rectified, since
+the decoder rectifies its inputs in place. Theirs compares each pixel with each other one; here is the same sum in the
+closed form that it has because it has no softmax, see `attend`. What takes part in nothing is left out: half of the
+decoder's first block, and a second copy of ResNet's last two stages.
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,8 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..backbones import build_backbone
+from ..backbones import build_backbone, load_backbone_weights
+from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin
 from ..vggish import VGGishModel
 from .configuration_tpavi import TPAVIConfig
 from .loss_tpavi import TPAVILoss
@@ -60,8 +62,8 @@ class TPAVIModelOutput(ModelOutput):
     last_hidden_state (`torch.FloatTensor` of shape `(num_frames, hidden_dim, height / 2, width / 2)`):
         Mask features: output of the decoder, with the mask prompt added where `config.use_mask_prompt` is set.
     feature_maps (`tuple(torch.FloatTensor)`):
-        Rectified outputs of the four TPAVI blocks, each `(num_frames, hidden_dim, height / stride, width / stride)` for
-        strides 4, 8, 16 and 32: inputs of the decoder and of the matching loss.
+        Rectified outputs of the four TPAVI blocks, each `(num_frames, hidden_dim, height / stride, width / stride)`
+        for strides 4, 8, 16 and 32: inputs of the decoder and of the matching loss.
     audio_features (`tuple(torch.FloatTensor)`):
         Projected audio embeddings of the four blocks, each `(num_frames, hidden_dim)`.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
@@ -266,7 +268,7 @@ class TPAVIPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "audio")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["TPAVIBlock", "TPAVIFusionBlock", "PvtV2BlockLayer", "ResNetConvLayer", "ResNetShortCut"]
+    _no_split_modules = ["TPAVIBlock", "TPAVIFusionBlock"]
     _can_record_outputs = {"hidden_states": TPAVIBlock}
 
     @classmethod
@@ -297,7 +299,7 @@ class TPAVIPreTrainedModel(PreTrainedModel):
     TPAVI without a head: backbone, neck, the four blocks of audio-visual interaction and the decoder.
     """
 )
-class TPAVIModel(TPAVIPreTrainedModel):
+class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
     def __init__(self, config: TPAVIConfig):
         # Again, because `from_pretrained(..., field=value)` sets fields after the config has checked itself.
         config.validate_architecture()
@@ -314,25 +316,9 @@ class TPAVIModel(TPAVIPreTrainedModel):
 
         self.post_init()
 
-    def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
-        r"""
-        Embeds log-mel patches with the model's audio encoder.
-
-        Args:
-            input_features (`torch.FloatTensor` of shape `(num_frames, 96, 64)`):
-                Log-mel patches, one per frame.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`.
-        """
-        if self.audio_encoder is None:
-            raise ValueError(
-                "This model has no audio encoder (config.audio_config is None) and takes `audio_embeddings` "
-                f"of shape (num_frames, {self.config.audio_embedding_dim}) in place of `input_features`."
-            )
-        return self.audio_encoder(input_features).embeddings
-
-    def get_clip_padding(self, pixel_values: torch.FloatTensor, num_frames: torch.LongTensor | None):
+    def get_clip_padding(
+        self, pixel_values: torch.FloatTensor, num_frames: torch.LongTensor | None
+    ) -> ClipPadding | None:
         """The [`ClipPadding`] of a batch, or `None` where all clips fill their groups."""
         total, device, group = pixel_values.shape[0], pixel_values.device, self.config.clip_length
         shortest = group
@@ -359,35 +345,9 @@ class TPAVIModel(TPAVIPreTrainedModel):
         audio_embeddings: torch.FloatTensor | None,
         prompt_masks: torch.FloatTensor | None,
         num_frames: torch.LongTensor | None,
-    ):
+    ) -> None:
         """Raises a `ValueError` if the inputs do not fit one another or the model."""
-        if (input_features is None) == (audio_embeddings is None):
-            raise ValueError("Pass the sound as either `input_features` or `audio_embeddings`.")
-        total = pixel_values.shape[0]
-        sound = {"input_features": input_features, "audio_embeddings": audio_embeddings}
-        for name, tensor in {**sound, "prompt_masks": prompt_masks}.items():
-            if tensor is not None and tensor.shape[0] != total:
-                raise ValueError(
-                    f"`{name}` has {tensor.shape[0]} rows for {total} frames in `pixel_values`: frame t needs "
-                    "row t. The batch axis is frames, of one clip or of several clips one after the other."
-                )
-        if prompt_masks is not None and (
-            prompt_masks.ndim != 3 or not (prompt_masks.is_floating_point() or prompt_masks.dtype == torch.bool)
-        ):
-            raise ValueError(
-                "`prompt_masks` must be floating-point numbers in [0, 1], or booleans, of shape (num_frames, height, "
-                f"width), got {prompt_masks.dtype} of shape {tuple(prompt_masks.shape)}. `TPAVIProcessor` makes them "
-                "from masks of any kind; of a label map, pass `label_map > 0`."
-            )
-        if self.config.use_mask_prompt and prompt_masks is None:
-            raise ValueError(
-                "This is a second-stage model (config.use_mask_prompt=True): it needs `prompt_masks` of shape "
-                "(num_frames, height, width), the masks of a localizer."
-            )
-        if not self.config.use_mask_prompt and prompt_masks is not None:
-            raise ValueError(
-                "This model takes no `prompt_masks` (config.use_mask_prompt=False); they are for a second-stage model."
-            )
+        super().check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
         stride = FEATURE_STRIDES[-1]
         if pixel_values.shape[-2] % stride or pixel_values.shape[-1] % stride:
             raise ValueError(
@@ -400,6 +360,7 @@ class TPAVIModel(TPAVIPreTrainedModel):
                     "`num_frames` must hold the number of frames of each clip as integers of shape (num_clips,), got "
                     f"{num_frames.dtype} of shape {tuple(num_frames.shape)}."
                 )
+            total = pixel_values.shape[0]
             if int(num_frames.sum()) != total or int(num_frames.min()) < 1:
                 raise ValueError(
                     f"`num_frames` counts {int(num_frames.sum())} frames, the shortest clip {int(num_frames.min())}; "
@@ -438,7 +399,7 @@ class TPAVIModel(TPAVIPreTrainedModel):
             audio_embeddings = self.get_audio_embeddings(input_features)
         padding = self.get_clip_padding(pixel_values, num_frames)
 
-        # In training the batch norms of a ResNet see the empty frames, as in the released training.
+        # CODEPATH: ResNet, whose batch norms see the empty frames in the released training
         if padding is not None and self.training and self.config.backbone_config.model_type == "resnet":
             backbone_maps = self.backbone(padding.fill(pixel_values)).feature_maps
             backbone_maps = [feature_map[padding.positions] for feature_map in backbone_maps]
@@ -474,7 +435,7 @@ class TPAVIModel(TPAVIPreTrainedModel):
     it solves AVSS, with `config.use_mask_prompt` as the second stage, prompted with the masks of the first.
     """
 )
-class TPAVIForAudioVisualSegmentation(TPAVIPreTrainedModel):
+class TPAVIForAudioVisualSegmentation(AudioVisualSegmentationMixin, TPAVIPreTrainedModel):
     def __init__(self, config: TPAVIConfig):
         super().__init__(config)
         self.model = TPAVIModel(config)
@@ -495,6 +456,14 @@ class TPAVIForAudioVisualSegmentation(TPAVIPreTrainedModel):
             `torch.FloatTensor` of shape `(2,)`: the number of annotated frames and the number of frames.
         """
         return self.criterion.get_normalizers(batch["labels"])
+
+    def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
+        """
+        Starts the backbone from weights trained on ImageNet, such as `OpenGVLab/pvt_v2_b5` or `microsoft/resnet-50`,
+        or from the files of the official PVT-v2 and of torchvision: see [`~models.backbones.load_backbone_weights`].
+        """
+        load_backbone_weights(self.model.backbone, pretrained_model_name_or_path, **kwargs)
+        return [name for name in self.state_dict() if not name.startswith("model.backbone.")]
 
     @can_return_tuple
     @auto_docstring
