@@ -29,6 +29,15 @@ from .models.aavs import (
     load_mask2former_weights,
 )
 from .models.auto import AutoModelForAudioVisualSegmentation
+from .models.tpavi import (
+    TPAVIConfig,
+    TPAVIForAudioVisualSegmentation,
+    TPAVIImageProcessor,
+    TPAVIImageProcessorPil,
+    TPAVIModel,
+    TPAVIPreTrainedModel,
+    TPAVIProcessor,
+)
 from .models.vggish import VGGishConfig, VGGishFeatureExtractor, VGGishModel, VGGishPreTrainedModel
 from .pipelines import AudioVisualSegmentationPipeline, decode_label_map
 
@@ -56,6 +65,13 @@ __all__ = [
     "AAVSProcessor",
     "AudioVisualSegmentationPipeline",
     "AutoModelForAudioVisualSegmentation",
+    "TPAVIConfig",
+    "TPAVIForAudioVisualSegmentation",
+    "TPAVIImageProcessor",
+    "TPAVIImageProcessorPil",
+    "TPAVIModel",
+    "TPAVIPreTrainedModel",
+    "TPAVIProcessor",
     "VGGishConfig",
     "VGGishFeatureExtractor",
     "VGGishModel",

@@ -28,6 +28,71 @@ def is_localizer(config: PreTrainedConfig) -> bool:
     return config.num_labels == 2 and not config.use_mask_prompt
 
 
+class AudioVisualModelMixin:
+    """
+    Beside a [`PreTrainedModel`], the base of each model without a head: what enters it. It has an `audio_encoder`, or
+    `None` where `config.audio_config` is `None`.
+    """
+
+    def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
+        """
+        Embeds log-mel patches with the model's audio encoder.
+
+        Args:
+            input_features (`torch.FloatTensor` of shape `(frames, 96, 64)`):
+                Log-mel patches, one a frame.
+
+        Returns:
+            `torch.FloatTensor` of shape `(frames, audio_embedding_dim)`.
+
+        Raises:
+            `ValueError`: the model has no audio encoder.
+        """
+        if self.audio_encoder is None:
+            raise ValueError(
+                "This model has no audio encoder (config.audio_config is None) and takes `audio_embeddings` of shape"
+                f" (frames, {self.config.audio_embedding_dim}) in place of `input_features`."
+            )
+        return self.audio_encoder(input_features).embeddings
+
+    def check_inputs(
+        self,
+        pixel_values: torch.FloatTensor,
+        input_features: torch.FloatTensor | None,
+        audio_embeddings: torch.FloatTensor | None,
+        prompt_masks: torch.FloatTensor | None,
+    ) -> None:
+        """Raises a `ValueError` if the inputs do not fit one another or the model, by their shapes and types alone."""
+        if (input_features is None) == (audio_embeddings is None):
+            raise ValueError("Pass the sound as either `input_features` or `audio_embeddings`.")
+        num_frames = pixel_values.shape[0]
+        audio = {"input_features": input_features, "audio_embeddings": audio_embeddings}
+        for name, tensor in {**audio, "prompt_masks": prompt_masks}.items():
+            if tensor is not None and tensor.shape[0] != num_frames:
+                raise ValueError(
+                    f"`{name}` has {tensor.shape[0]} rows for {num_frames} frames in `pixel_values`: frame t needs row"
+                    " t. The batch axis is frames, of one clip or of several clips one after the other."
+                )
+        if prompt_masks is not None and (
+            prompt_masks.ndim != 3 or not (prompt_masks.is_floating_point() or prompt_masks.dtype == torch.bool)
+        ):
+            raise ValueError(
+                "`prompt_masks` must be floating-point numbers in [0, 1], or booleans, of shape (frames, height,"
+                f" width), got {prompt_masks.dtype} of shape {tuple(prompt_masks.shape)}. The model's processor makes"
+                " them from masks of any kind; of a label map, pass `label_map > 0`."
+            )
+        if self.config.use_mask_prompt and prompt_masks is None:
+            raise ValueError(
+                "This model is prompted with masks (config.use_mask_prompt=True): it needs `prompt_masks` of shape"
+                " (frames, height, width), those of a localizer. In a two-stage repository that is loaded with"
+                ' from_pretrained(..., subfolder="localizer").'
+            )
+        if not self.config.use_mask_prompt and prompt_masks is not None:
+            raise ValueError(
+                "This model takes no `prompt_masks` (config.use_mask_prompt=False); they are for a second-stage model."
+            )
+
+
 class AudioVisualSegmentationMixin:
     """
     Beside a [`PreTrainedModel`], the base of each `...ForAudioVisualSegmentation`. Its `forward` takes
@@ -111,4 +176,4 @@ class AudioVisualSegmentationMixin:
         )
 
 
-__all__ = ["AudioVisualSegmentationMixin", "is_localizer"]
+__all__ = ["AudioVisualModelMixin", "AudioVisualSegmentationMixin", "is_localizer"]
