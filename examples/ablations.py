@@ -14,7 +14,7 @@
 """
 The paper's ablations, on any data, with several seeds: Table 2 (the strategy with first stages of three qualities),
 Table 3 (adaptive or shared audio query), Table 4 (mask fusion and robust keys), Table E3 (initial attention masks),
-and what the paper lacks: one stage with as many steps as both stages, a first stage without ears, and one that is
+and what the paper lacks: one stage with as many steps as both stages, a localizer that hears nothing, and one that is
 trained three times as long.
 
     python examples/ablations.py --config examples/configs/ablations.yaml --output_dir runs/ablations --jobs 2
@@ -44,6 +44,7 @@ from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.files import write_text, write_whole
 from stepping_stones_hf.training.checkpoints import find_changes
+from stepping_stones_hf.training.report import format_table
 
 
 EXAMPLES = Path(__file__).parent
@@ -54,7 +55,7 @@ STAGE_1_RUNS = {
     # Three times the steps: the prompts are the lever, and stage 2 does not care when its first stage was trained.
     "stage_1_longer": [],
     "stage_1_shared_query": ["--config_overrides", "audio_query=shared"],
-    "stage_1_silence": ["--sound", "silence"],
+    "stage_1_silence": ["--audio", "silence"],
 }
 STAGE_2_RUNS = {
     "full": [],
@@ -75,13 +76,57 @@ TITLES = {
     "full": "stage 2",
     "without_fusion": "stage 2 without mask fusion (T4)",
     "without_keys": "stage 2 without robust keys (T4)",
-    "without_both": "stage 2 without both: audio initialisation (T4, E3)",
+    "without_both": "stage 2 without both: audio initialization (T4, E3)",
     "trained_on_degraded_masks": "stage 2, trained on degraded masks",
-    "one_stage": "one stage, as many semantic steps: origin initialisation (E3)",
+    "one_stage": "one stage, as many semantic steps: origin initialization (E3)",
     "one_stage_shared_query": "one stage, shared audio query (T3)",
     "one_stage_equal_cost": "one stage, as many steps as both stages",
 }
+LOCALIZER_TITLES = {
+    "stage_1": "adaptive audio query",
+    "stage_1_longer": "the same, three times the steps",
+    "stage_1_shared_query": "shared audio query (T3)",
+    "stage_1_silence": "trained and tested without sound",
+}
 PROMPTS = ("no masks", "masks of stage 1", "masks of a longer stage 1", "low", "high", "true masks")
+
+SEEN = "miou_seen"
+ACTUAL, LONGER, TRUE = "masks of stage 1", "masks of a longer stage 1", "true masks"
+ONE_STAGE, EQUAL_COST = ("one_stage", "no masks", SEEN), ("one_stage_equal_cost", "no masks", SEEN)
+SHARED = "one_stage_shared_query"
+# What is gained, and the two scores, by run, prompt (or subset) and figure, whose difference it is.
+GAINS = [
+    (f"{ACTUAL}, to one stage with as many semantic steps", ("full", ACTUAL, SEEN), ONE_STAGE),
+    (f"{ACTUAL}, to one stage with as many steps", ("full", ACTUAL, SEEN), EQUAL_COST),
+    (f"{LONGER}, to one stage with as many semantic steps", ("full", LONGER, SEEN), ONE_STAGE),
+    (f"{LONGER}, to one stage with fewer steps than both", ("full", LONGER, SEEN), EQUAL_COST),
+    ("low, to one stage with as many semantic steps", ("full", "low", SEEN), ONE_STAGE),
+    ("high, to one stage with as many semantic steps", ("full", "high", SEEN), ONE_STAGE),
+    (f"{TRUE}, to those of stage 1", ("full", TRUE, SEEN), ("full", ACTUAL, SEEN)),
+    ("high, to low", ("full", "high", SEEN), ("full", "low", SEEN)),
+    (f"{TRUE}, to high", ("full", TRUE, SEEN), ("full", "high", SEEN)),
+    (
+        f"{ACTUAL}, trained on degraded masks, to trained on true ones",
+        ("trained_on_degraded_masks", ACTUAL, SEEN),
+        ("full", ACTUAL, SEEN),
+    ),
+    ("one stage, adaptive audio query to shared (T3)", ONE_STAGE, (SHARED, "no masks", SEEN)),
+    ("audio initialization to origin (E3)", ("without_both", ACTUAL, SEEN), ONE_STAGE),
+    ("S4 foreground IoU, with sound to without", ("stage_1", "S4", "miou"), ("stage_1_silence", "S4", "miou")),
+    *(
+        (f"{prompt}, to {name.replace('_', ' ')} (T4)", ("full", prompt, SEEN), (name, prompt, SEEN))
+        for name in ("without_fusion", "without_keys", "without_both")
+        for prompt in (ACTUAL, TRUE)
+    ),
+    *(
+        (
+            f"{subset} foreground IoU, adaptive audio query to shared (T3)",
+            ("stage_1", subset, "miou"),
+            ("stage_1_shared_query", subset, "miou"),
+        )
+        for subset in ("S4", "MS3")
+    ),
+]
 
 
 def make_arguments(args: Namespace, seed: int, name: str) -> list[str]:
@@ -204,68 +249,29 @@ def interval(values: np.ndarray) -> str:
 
 
 def make_table(rows: list[dict], seeds: list[int]) -> str:
+    found = {(row["run"], row["prompt"], row["seed"]): row for row in rows}
+
     def values(run: str, prompt: str, figure: str) -> np.ndarray | None:
-        found = {row["seed"]: row[figure] for row in rows if (row["run"], row["prompt"]) == (run, prompt)}
-        return np.array([found[seed] for seed in seeds]) if found else None
+        if (run, prompt, seeds[0]) not in found:
+            return None
+        return np.array([found[run, prompt, seed][figure] for seed in seeds])
 
-    def cell(run: str, prompt: str, figure: str) -> str:
-        found = values(run, prompt, figure)
-        return "" if found is None else interval(found)
+    def cells(names: Sequence[tuple[str, str, str]]) -> list[str]:
+        return ["" if values(*name) is None else interval(values(*name)) for name in names]
 
-    lines = ["| foreground IoU of stage 1 | S4 | MS3 | V2 |", "|---|---|---|---|"]
-    for name, title in {
-        "stage_1": "adaptive audio query",
-        "stage_1_longer": "the same, three times the steps",
-        "stage_1_shared_query": "shared audio query (T3)",
-        "stage_1_silence": "trained and tested without sound",
-    }.items():
-        lines.append(f"| {title} | {' | '.join(cell(name, subset, 'miou') for subset in ('S4', 'MS3', 'V2'))} |")
-    lines += ["", f"| AVSS, mIoU of seen classes | {' | '.join(PROMPTS)} |", "|---" * (len(PROMPTS) + 1) + "|"]
-    for name, title in TITLES.items():
-        lines.append(f"| {title} | {' | '.join(cell(name, prompt, 'miou_seen') for prompt in PROMPTS)} |")
-
-    actual, truth = values("full", "masks of stage 1", "miou_seen"), values("full", "true masks", "miou_seen")
-    differences = {
-        "masks of stage 1, to one stage with as many semantic steps": actual
-        - values("one_stage", "no masks", "miou_seen"),
-        "masks of stage 1, to one stage with as many steps": actual
-        - values("one_stage_equal_cost", "no masks", "miou_seen"),
-        "masks of a longer stage 1, to one stage with as many semantic steps": values(
-            "full", "masks of a longer stage 1", "miou_seen"
-        )
-        - values("one_stage", "no masks", "miou_seen"),
-        "masks of a longer stage 1, to one stage with fewer steps than both": values(
-            "full", "masks of a longer stage 1", "miou_seen"
-        )
-        - values("one_stage_equal_cost", "no masks", "miou_seen"),
-        "low, to one stage with as many semantic steps": values("full", "low", "miou_seen")
-        - values("one_stage", "no masks", "miou_seen"),
-        "high, to one stage with as many semantic steps": values("full", "high", "miou_seen")
-        - values("one_stage", "no masks", "miou_seen"),
-        "true masks, to those of stage 1": truth - actual,
-        "high, to low": values("full", "high", "miou_seen") - values("full", "low", "miou_seen"),
-        "true masks, to high": truth - values("full", "high", "miou_seen"),
-        "masks of stage 1, trained on degraded masks, to trained on true ones": values(
-            "trained_on_degraded_masks", "masks of stage 1", "miou_seen"
-        )
-        - actual,
-        "one stage, adaptive audio query to shared (T3)": values("one_stage", "no masks", "miou_seen")
-        - values("one_stage_shared_query", "no masks", "miou_seen"),
-        "audio initialisation to origin (E3)": values("without_both", "masks of stage 1", "miou_seen")
-        - values("one_stage", "no masks", "miou_seen"),
-        "S4 foreground IoU, with sound to without": values("stage_1", "S4", "miou")
-        - values("stage_1_silence", "S4", "miou"),
-    }
-    for name in ("without_fusion", "without_keys", "without_both"):
-        for prompt in ("masks of stage 1", "true masks"):
-            gain = values("full", prompt, "miou_seen") - values(name, prompt, "miou_seen")
-            differences[f"{prompt}, to {name.replace('_', ' ')} (T4)"] = gain
-    for subset in ("S4", "MS3"):
-        gain = values("stage_1", subset, "miou") - values("stage_1_shared_query", subset, "miou")
-        differences[f"{subset} foreground IoU, adaptive audio query to shared (T3)"] = gain
-    lines += ["", "| gain, paired by seed | |", "|---|---|"]
-    lines += [f"| {title} | {interval(values)} |" for title, values in differences.items()]
-    return "\n".join(lines)
+    subsets = ("S4", "MS3", "V2")
+    localizers = [
+        [title, *cells([(name, subset, "miou") for subset in subsets])] for name, title in LOCALIZER_TITLES.items()
+    ]
+    models = [[title, *cells([(name, prompt, SEEN) for prompt in PROMPTS])] for name, title in TITLES.items()]
+    gains = [[title, interval(values(*better) - values(*worse))] for title, better, worse in GAINS]
+    return "\n\n".join(
+        [
+            format_table(["foreground IoU of stage 1", *subsets], localizers),
+            format_table(["AVSS, mIoU of seen classes", *PROMPTS], models),
+            format_table(["gain, paired by seed", ""], gains),
+        ]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -50,6 +50,7 @@ from tqdm.auto import tqdm
 from transformers import (
     AutoProcessor,
     HfArgumentParser,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     SchedulerType,
@@ -547,6 +548,14 @@ def train(
     accelerator.wait_for_everyone()
 
 
+def check_clip_length(run: Run, config: PreTrainedConfig) -> None:
+    if run.data_args.split_clips and config.clip_length is not None:
+        raise ValueError(
+            f"--split_clips true is for models that look at single frames, and {config.model_type} looks at"
+            f" {config.clip_length} together: give --split_clips false."
+        )
+
+
 def check_stage_2(run: Run) -> None:
     """Tells before stage 1 trains what cannot work in stage 2."""
     if run.model_args.model_name_or_path is not None:
@@ -554,6 +563,7 @@ def check_stage_2(run: Run) -> None:
     with torch.device("meta"):
         config = make_config(run.model_args.get_block(localizes=False), localizes=False, prompted=run.prompted)
         model = AutoModelForAudioVisualSegmentation.from_config(config)
+    check_clip_length(run, config)
     processor = make_new_processor(config, localizes=False, image_processor={})
     check_phases(run.args, 2, len(make_batches(run, 2, make_collator(run, processor))))
     if run.args.stage_2_parameters is not None:
@@ -565,6 +575,7 @@ def train_localizer(run: Run) -> Path:
     folder = run.output_dir / "stage_1" / "model"
     if not folder.exists():
         model, processor = make_model(run.model_args, localizes=True, prompted=False, seed=run.args.seed)
+        check_clip_length(run, model.config)
         batches = make_batches(run, 1, make_collator(run, processor))
 
         def get_score(model: PreTrainedModel) -> float:
@@ -581,6 +592,7 @@ def train_segmenter(run: Run, stores: dict[str, Path]) -> Path:
     folder = run.output_dir / "stage_2" / "model"
     if not folder.exists():
         model, processor = make_model(run.model_args, localizes=False, prompted=run.prompted, seed=run.args.seed)
+        check_clip_length(run, model.config)
         kind = run.data_args.train_prompts
         prompts = {"none": None, "degraded": DegradedPrompts(run.data_args.degraded_level, run.args.seed)}
         batches = make_batches(run, 2, make_collator(run, processor, prompts.get(kind, kind)), stores.get("train"))

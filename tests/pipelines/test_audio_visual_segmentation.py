@@ -14,13 +14,19 @@
 
 import json
 import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
 from transformers.image_utils import SizeDict
+from transformers.pipelines.pt_utils import KeyDataset
 
 from stepping_stones_hf import (
     AAVSForAudioVisualSegmentation,
@@ -164,6 +170,15 @@ class TestLocalizer:
         assert seen == [96, 64]
         assert not segment.prepares_twice
 
+    def test_it_is_found_as_the_model_was(self, two_stage_repository, tmp_path, segment, clip):
+        # In a cache folder of one's own, offline, at a revision.
+        cache, revision = tmp_path / "cache", "f" * 40
+        shutil.copytree(two_stage_repository, cache / "models--you--model" / "snapshots" / revision)
+        (cache / "models--you--model" / "refs").mkdir()
+        (cache / "models--you--model" / "refs" / "v2").write_text(revision)
+        found = pipeline(TASK, model="you/model", revision="v2", model_kwargs={"cache_dir": cache}, device="cpu")
+        assert found(clip) == segment(clip)
+
     def test_none_is_there(self, tmp_path):
         folder = save_stage(tmp_path / "alone", stage=2)
         with pytest.raises(
@@ -179,6 +194,93 @@ class TestLocalizer:
         folder = save_stage(tmp_path / "deaf", stage=1, audio=False)
         with pytest.raises(ValueError, match="deaf has no audio encoder"):
             pipeline(TASK, model=str(folder), device="cpu")
+
+
+class TestManyVideos:
+    """What upstream's pipelines take: lists at once, everything else one by one."""
+
+    @pytest.fixture(scope="class")
+    def paths(self, tmp_path_factory) -> list[str]:
+        folder = tmp_path_factory.mktemp("videos")
+        return [str(make_video(folder / f"{seconds}.mp4", seconds=seconds)) for seconds in (1, 2)]
+
+    @pytest.fixture(scope="class")
+    def expected(self, segment, paths) -> list[list[dict]]:
+        return segment(paths)
+
+    def test_a_generator_is_read_one_video_at_a_time(self, segment, paths, expected):
+        read = []
+
+        def generate():
+            for path in paths:
+                read.append(path)
+                yield path
+
+        results = segment(generate())
+        assert read == []
+        assert next(results) == expected[0]
+        assert read == paths[:1]
+        assert list(results) == expected[1:]
+
+    def test_a_data_set_and_its_columns(self, segment, paths, expected):
+        rows = datasets.Dataset.from_dict({"video": paths})
+        assert list(segment(KeyDataset(rows, "video"))) == expected
+        assert list(segment(rows["video"])) == expected
+        videos = rows.cast_column("video", datasets.Video(decode=False))
+        assert list(segment(videos["video"])) == expected
+        assert list(segment(row["video"] for row in videos.to_iterable_dataset())) == expected
+        content = {"bytes": Path(paths[0]).read_bytes(), "path": None}
+        assert segment(content) == expected[0]
+
+    def test_an_address_is_downloaded(self, segment, paths, expected):
+        handler = partial(SimpleHTTPRequestHandler, directory=Path(paths[0]).parent)
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}"
+            assert segment(f"{address}/1.mp4") == expected[0]
+            assert segment(paths[0], audio=f"{address}/1.mp4") == expected[0]
+            with pytest.raises(ValueError, match=r"/3.mp4 cannot be downloaded: .*404"):
+                segment(f"{address}/3.mp4")
+            server.shutdown()
+        with pytest.raises(ValueError, match=r"/1.mp4 cannot be downloaded: .*Download it and give the file"):
+            segment(f"{address}/1.mp4")
+
+
+class TestSaving:
+    def test_both_stages_are_saved_and_load_again(self, segment, clip, tmp_path):
+        segment.save_pretrained(tmp_path / "saved")
+        assert "custom_pipelines" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+        assert not [*(tmp_path / "saved").rglob("*.py")]
+        again = pipeline(TASK, model=str(tmp_path / "saved"), device="cpu")
+        assert again(clip) == segment(clip)
+
+    def test_a_localizer_of_another_repository_is_saved_with_the_model(self, two_stage_repository, clip, tmp_path):
+        root = tmp_path / "root"
+        shutil.copytree(two_stage_repository, root, ignore=shutil.ignore_patterns("localizer"))
+        segment = pipeline(TASK, model=str(root), localizer=str(two_stage_repository / "localizer"), device="cpu")
+        segment.save_pretrained(tmp_path / "saved")
+        assert pipeline(TASK, model=str(tmp_path / "saved"), device="cpu")(clip) == segment(clip)
+
+    def test_a_model_without_prompt_is_saved_alone(self, clip, tmp_path):
+        segment = pipeline(TASK, model=str(save_stage(tmp_path / "stage_1", stage=1)), device="cpu")
+        segment.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved" / "localizer").exists()
+        assert pipeline(TASK, model=str(tmp_path / "saved"), device="cpu")(clip) == segment(clip)
+
+    def test_uploading_goes_another_way(self, segment, tmp_path):
+        with pytest.raises(ValueError, match="pipeline.push_to_hub"):
+            segment.save_pretrained(tmp_path / "saved", push_to_hub=True)
+        assert not (tmp_path / "saved").exists()
+
+
+class TestFormerNames:
+    def test_sound_is_audio(self, segment, tmp_path):
+        path = make_video(tmp_path / "clip.mp4", seconds=1)
+        with pytest.warns(DeprecationWarning, match=r"sound=...\) is now audio=..., and works in this release only"):
+            results = segment(path, sound=SILENCE)
+        assert results == segment(path, audio=SILENCE)
+        with pytest.raises(TypeError, match="twice"), pytest.warns(DeprecationWarning):
+            segment(path, sound=SILENCE, audio=SILENCE)
 
 
 class TestBadInput:

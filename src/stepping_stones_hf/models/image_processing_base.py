@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import (
@@ -387,10 +388,19 @@ class AudioVisualImageProcessorMixin:
         return results
 
 
+@auto_docstring(
+    custom_intro="""
+    The image processor of no model in particular: it makes label maps, for the masks of other systems.
+    """
+)
+class AudioVisualImageProcessorPil(AudioVisualImageProcessorMixin, PilBackend):
+    pass
+
+
 def _move(
     values: torch.Tensor | list[torch.Tensor], device: "str | torch.device | None"
 ) -> torch.Tensor | list[torch.Tensor]:
     return values.to(device) if isinstance(values, torch.Tensor) else [value.to(device) for value in values]
 
 
-__all__ = ["AudioVisualImageProcessorKwargs", "AudioVisualImageProcessorMixin"]
+__all__ = ["AudioVisualImageProcessorKwargs", "AudioVisualImageProcessorMixin", "AudioVisualImageProcessorPil"]

@@ -108,6 +108,11 @@ class AudioVisualSegmentationMixin:
     image processor reads: see [`AudioVisualImageProcessorMixin.get_segmentation_scores`].
     """
 
+    @property
+    def has_audio_encoder(self) -> bool:
+        """Whether the model takes sound, as `input_features`, and not only embeddings of it."""
+        return self.config.audio_config is not None
+
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         loaded = super().from_pretrained(*args, **kwargs)

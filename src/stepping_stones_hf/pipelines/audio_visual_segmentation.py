@@ -306,7 +306,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
 
 def check_audio_encoder(model: PreTrainedModel) -> None:
-    if model.config.audio_config is None:
+    if not model.has_audio_encoder:
         raise ValueError(
             f"{model.name_or_path} has no audio encoder (audio_config is None): it takes embeddings, not sound."
             " Convert it with --vggish."
@@ -342,7 +342,7 @@ def download(source: Source | None) -> Source | None:
     """The content of what an http(s) address leads to; every other source is what it was."""
     if not isinstance(source, str) or not source.startswith(("http://", "https://")):
         return source
-    import httpx
+    from huggingface_hub.utils import httpx  # as in transformers
 
     try:
         return httpx.get(source, follow_redirects=True).raise_for_status().content
