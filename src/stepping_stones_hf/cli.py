@@ -18,6 +18,7 @@ import json
 import signal
 import sys
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
@@ -29,12 +30,27 @@ __all__ = ["main"]
 DEMO_MODEL = "runs/mini/model"
 
 
-def convert(args: argparse.Namespace) -> int:
-    from .models.aavs import convert_aavs_checkpoint
+# By model what a conversion needs beside --checkpoint and --output, and what it may have.
+CONVERSION_OPTIONS = {
+    "aavs": (("config", "stage"), ("preprocessor_config", "vggish")),
+    "tpavi": ((), ("config", "vggish")),
+}
 
-    unplaced, missing = convert_aavs_checkpoint(
-        args.checkpoint, args.config, args.stage, args.output, args.preprocessor_config, args.vggish
-    )
+
+def convert(args: argparse.Namespace) -> int:
+    needed, accepted = CONVERSION_OPTIONS[args.model]
+    options = {}
+    for name in ("config", "stage", "preprocessor_config", "vggish"):
+        option = f"--{name.replace('_', '-')}"
+        if getattr(args, name) is not None:
+            if name not in needed + accepted:
+                raise ValueError(f"{option} is not for --model {args.model}.")
+            options[name] = getattr(args, name)
+        elif name in needed:
+            raise ValueError(f"--model {args.model} needs {option}.")
+    module = import_module(f".models.{args.model}", __package__)
+    convert_checkpoint = getattr(module, f"convert_{args.model}_checkpoint")
+    unplaced, missing, *dropped = convert_checkpoint(args.checkpoint, output_dir=args.output, **options)
     for key in unplaced:
         print(f"no place for {key}", file=sys.stderr)
     for key in missing:
@@ -42,11 +58,14 @@ def convert(args: argparse.Namespace) -> int:
     if unplaced or missing:
         print(
             f"{len(unplaced)} keys of {args.checkpoint} have no place in the model and {len(missing)} parameters of "
-            f"the model are not in it (or have other shapes). Nothing was written. Check --stage and --config.",
+            "the model are not in it (or have other shapes). Nothing was written. Check --model and the options.",
             file=sys.stderr,
         )
         return 1
-    print(f"Wrote {args.output}: load it with AAVSForAudioVisualSegmentation.from_pretrained({str(args.output)!r}).")
+    for names in dropped:
+        parts = sorted({".".join(name.split(".")[:2]) for name in names})
+        print(f"Left out what takes part in nothing, {len(names)} tensors: {', '.join(parts)}.")
+    print(f"Wrote {args.output}: AutoModelForAudioVisualSegmentation.from_pretrained({str(args.output)!r}) loads it.")
     return 0
 
 
@@ -136,14 +155,18 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("convert", help="convert a released checkpoint into a folder for from_pretrained")
     command.set_defaults(run=convert)
-    command.add_argument("--model", choices=["aavs"], required=True)
+    command.add_argument("--model", choices=[*CONVERSION_OPTIONS], required=True)
     command.add_argument(
         "--checkpoint", type=Path, required=True, help=".pth or .safetensors, with the names as released"
     )
-    command.add_argument("--config", type=Path, required=True, help="the original config.json")
-    command.add_argument("--preprocessor-config", type=Path, help="the original preprocessor_config.json")
+    command.add_argument(
+        "--config",
+        type=Path,
+        help="aavs: the original config.json; tpavi: JSON with fields that the weights do not tell",
+    )
+    command.add_argument("--preprocessor-config", type=Path, help="aavs: the original preprocessor_config.json")
     command.add_argument("--vggish", type=Path, help="torchvggish checkpoint; without it the model takes embeddings")
-    command.add_argument("--stage", type=int, choices=[1, 2], required=True, help="1: localisation, 2: semantics")
+    command.add_argument("--stage", type=int, choices=[1, 2], help="aavs: 1, localization, or 2, semantics")
     command.add_argument("--output", type=Path, required=True, help="folder to write")
 
     command = commands.add_parser("export-data", help="write a copy of AVSBench as Parquet files and a dataset card")
