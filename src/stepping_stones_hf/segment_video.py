@@ -24,8 +24,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .files import write_whole
+from .labels import VOC_PALETTE
 from .media import Source
-from .palette import VOC_PALETTE
 from .pipelines import AudioVisualSegmentationPipeline
 from .video import (
     VideoInfo,

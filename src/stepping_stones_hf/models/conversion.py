@@ -25,6 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..files import write_into
+from ..labels import CLASS_NAMES, LOCALIZER_LABELS
 from .processing_base import AudioVisualProcessor
 
 
@@ -52,6 +53,14 @@ def read_json(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} should hold a JSON object, and holds a {type(content).__name__}.")
     return content
+
+
+def name_labels(num_labels: int) -> dict[str, dict]:
+    """`id2label` and `label2id` of the released models, by the number of their labels; of other numbers none."""
+    labels = {len(names): names for names in (LOCALIZER_LABELS, CLASS_NAMES)}.get(num_labels)
+    if labels is None:
+        return {}
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
 
 
 def load_converted(
@@ -97,4 +106,4 @@ def save_converted(model: PreTrainedModel, processor: AudioVisualProcessor, outp
         processor.save_pretrained(partial)
 
 
-__all__ = ["Conversion", "load_converted", "read_json", "save_converted"]
+__all__ = ["Conversion", "load_converted", "name_labels", "read_json", "save_converted"]

@@ -19,13 +19,11 @@ import os
 from accelerate.utils import set_seed
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
-from ..data.labels import CLASS_NAMES
+from ..labels import CLASS_NAMES
 from ..models.auto import AutoModelForAudioVisualSegmentation, make_processor
+from ..models.conversion import name_labels
 from ..models.processing_base import AudioVisualProcessor
 from ..models.vggish import load_vggish
-
-
-LOCALIZER_LABELS = ("background", "sounding")
 
 
 def make_config(block: dict, localizes: bool, prompted: bool, overrides: str | None = None) -> PreTrainedConfig:
@@ -50,13 +48,11 @@ def make_config(block: dict, localizes: bool, prompted: bool, overrides: str | N
         raise ValueError(
             f"The block model of the recipe needs a model_type, and has {', '.join(fields) or 'nothing'}."
         )
-    labels = LOCALIZER_LABELS if localizes else CLASS_NAMES
     config = AutoConfig.for_model(
         fields.pop("model_type"),
         **fields,
         use_mask_prompt=prompted,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
+        **name_labels(2 if localizes else len(CLASS_NAMES)),
     )
     if overrides:
         for item in overrides.split(","):

@@ -16,14 +16,13 @@ Weights from elsewhere: released AAVS checkpoints (`stepping-stones convert --mo
 of the Hub to start training from.
 """
 
-import json
 import re
 from pathlib import Path
 
 import torch
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, SwinConfig
 
-from ...files import write_into
+from ..conversion import Conversion, load_converted, read_json, save_converted
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
 from ..vggish.convert_vggish_original import load_checkpoint, load_vggish
 from .configuration_aavs import AAVSConfig
@@ -150,17 +149,6 @@ def get_own_fields(config_class: type[PreTrainedConfig], values: dict) -> set[st
     return {name for name in own - {"backbone_config"} if values.get(name) is not None}
 
 
-def read_json(path: str | Path) -> dict:
-    """Content of a JSON file that holds one object."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object, and holds a {type(content).__name__}.")
-    return content
-
-
 def convert_aavs_checkpoint(
     checkpoint: str | Path,
     config: str | Path,
@@ -168,7 +156,7 @@ def convert_aavs_checkpoint(
     output_dir: str | Path,
     preprocessor_config: str | Path | None = None,
     vggish: str | Path | None = None,
-) -> tuple[list[str], list[str]]:
+) -> Conversion:
     """
     Converts a released checkpoint and writes config, weights and processor to `output_dir`, unless a key is left over.
 
@@ -187,8 +175,7 @@ def convert_aavs_checkpoint(
             torchvggish checkpoint; without it the model has no audio encoder.
 
     Returns:
-        `tuple[list[str], list[str]]`: the checkpoint's keys that have no place in the model, by their original names,
-        and the model's parameters that the checkpoint does not have. Where either is not empty nothing was written.
+        [`Conversion`]: what is left over, if anything, by the checkpoint's names, and what was left out.
     """
     original = load_checkpoint(checkpoint)
     state_dict = convert_aavs_state_dict(original)
@@ -203,29 +190,18 @@ def convert_aavs_checkpoint(
         original_config, state_dict, stage, audio_encoder.config if audio_encoder is not None else None
     )
     model = AAVSForAudioVisualSegmentation(aavs_config)
-    if audio_encoder is not None:
-        state_dict |= {f"model.audio_encoder.{key}": value for key, value in audio_encoder.state_dict().items()}
-
-    expected = model.state_dict()
-    fits = {key for key, value in state_dict.items() if key in expected and value.shape == expected[key].shape}
-    unplaced = [key for key in original if not DROPPED_KEYS.search(key) and rename_key(key) not in fits]
-    missing = sorted(expected.keys() - fits)
-    if unplaced or missing:
-        return unplaced, missing
-
-    model.load_state_dict(state_dict)
-    processor = AAVSProcessor(
-        image_processor=AAVSImageProcessorPil(
-            **{name: image_options[name] for name in ("size", "image_mean", "image_std") if name in image_options},
-            localization=stage == 1,
-        ),
-        feature_extractor=VGGishFeatureExtractor(),
+    audio_weights = audio_encoder.state_dict() if audio_encoder is not None else {}
+    conversion = load_converted(
+        model,
+        original,
+        lambda key, value: {} if DROPPED_KEYS.search(key) else {rename_key(key): value},
+        {f"model.audio_encoder.{key}": value for key, value in audio_weights.items()},
     )
-    # Into the folder file by file, each whole: it may hold a localizer already.
-    with write_into(output_dir) as partial:
-        model.save_pretrained(partial)
-        processor.save_pretrained(partial)
-    return [], []
+    if not conversion.unexpected and not conversion.missing:
+        options = {name: image_options[name] for name in ("size", "image_mean", "image_std") if name in image_options}
+        processor = AAVSProcessor(AAVSImageProcessorPil(**options, localization=stage == 1), VGGishFeatureExtractor())
+        save_converted(model, processor, output_dir)
+    return conversion
 
 
 def load_mask2former_weights(

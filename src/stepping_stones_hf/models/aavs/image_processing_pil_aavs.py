@@ -27,7 +27,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import auto_docstring
 from transformers.utils.type_validators import image_size_validator
 
-from ...palette import VOC_PALETTE
+from ...labels import VOC_PALETTE
 from ..image_processing_base import (
     AudioVisualImageProcessorKwargs,
     AudioVisualImageProcessorMixin,

@@ -22,7 +22,7 @@ import re
 import torch
 
 from ..backbones import convert_backbone_parameter, infer_backbone_config
-from ..conversion import Conversion, load_converted, read_json, save_converted
+from ..conversion import Conversion, load_converted, name_labels, read_json, save_converted
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
 from ..vggish.convert_vggish_original import load_checkpoint, load_vggish
 from .configuration_tpavi import TPAVIConfig
@@ -122,18 +122,8 @@ def infer_tpavi_config(
         "head_hidden_sizes": [state_dict["head.conv1.weight"].shape[0], last_hidden],
         "audio_projection_bias": "model.blocks.0.audio_projection.bias" in state_dict,
     }
-    labels = get_labels(inferred["num_labels"])
-    if labels is not None:
-        inferred["id2label"] = dict(enumerate(labels))
-        inferred["label2id"] = {label: index for index, label in enumerate(labels)}
+    inferred |= name_labels(inferred["num_labels"])
     return TPAVIConfig(**inferred | semantic | fields, backbone_config=backbone_config, audio_config=audio_config)
-
-
-def get_labels(num_labels: int) -> tuple[str, ...] | None:
-    """The labels of the released models by their number."""
-    from ...data.labels import CLASS_NAMES  # here, since it imports datasets
-
-    return {2: ("background", "sounding"), len(CLASS_NAMES): CLASS_NAMES}.get(num_labels)
 
 
 def convert_tpavi_checkpoint(

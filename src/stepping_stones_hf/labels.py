@@ -11,9 +11,88 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The colors of class indices."""
+"""The labels of AVSBench, and the colors of their indices."""
 
 import numpy as np
+
+
+# Alphabetical but for the background; the position is the class index. AVSBench's label2idx.json counts from 1.
+CLASS_NAMES = (
+    "background",
+    "accordion",
+    "airplane",
+    "axe",
+    "baby",
+    "bassoon",
+    "bell",
+    "bird",
+    "boat",
+    "boy",
+    "bus",
+    "car",
+    "cat",
+    "cello",
+    "clarinet",
+    "clipper",
+    "clock",
+    "dog",
+    "donkey",
+    "drum",
+    "duck",
+    "elephant",
+    "emergency-car",
+    "erhu",
+    "flute",
+    "frying-food",
+    "girl",
+    "goose",
+    "guitar",
+    "gun",
+    "guzheng",
+    "hair-dryer",
+    "handpan",
+    "harmonica",
+    "harp",
+    "helicopter",
+    "hen",
+    "horse",
+    "keyboard",
+    "leopard",
+    "lion",
+    "man",
+    "marimba",
+    "missile-rocket",
+    "motorcycle",
+    "mower",
+    "parrot",
+    "piano",
+    "pig",
+    "pipa",
+    "saw",
+    "saxophone",
+    "sheep",
+    "sitar",
+    "sorna",
+    "squirrel",
+    "tabla",
+    "tank",
+    "tiger",
+    "tractor",
+    "train",
+    "trombone",
+    "truck",
+    "trumpet",
+    "tuba",
+    "ukulele",
+    "utv",
+    "vacuum-cleaner",
+    "violin",
+    "wolf",
+    "woman",
+)
+
+# Of localizers, models of S4, MS3 and stage 1.
+LOCALIZER_LABELS = ("background", "sounding")
 
 
 def build_palette(num_colors: int) -> np.ndarray:
@@ -38,4 +117,4 @@ def build_palette(num_colors: int) -> np.ndarray:
 VOC_PALETTE = build_palette(256)
 
 
-__all__ = ["VOC_PALETTE", "build_palette"]
+__all__ = ["CLASS_NAMES", "LOCALIZER_LABELS", "VOC_PALETTE", "build_palette"]
