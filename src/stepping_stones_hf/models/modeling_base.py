@@ -31,8 +31,16 @@ def is_localizer(config: PreTrainedConfig) -> bool:
 class AudioVisualModelMixin:
     """
     Beside a [`PreTrainedModel`], the base of each model without a head: what enters it. It has an `audio_encoder`, or
-    `None` where `config.audio_config` is `None`.
+    `None` where `config.audio_config` is `None`; `config.freeze_audio_encoder` keeps it as it is.
     """
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        # CODEPATH: frozen in the released recipes; small models that start from random weights train it along.
+        # Here and not in `__init__`: `from_pretrained` makes every parameter trainable, then calls `eval`.
+        if self.audio_encoder is not None and self.config.freeze_audio_encoder:
+            self.audio_encoder.requires_grad_(False)
+        return self
 
     def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
         """

@@ -315,6 +315,7 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
         )
 
         self.post_init()
+        self.train(self.training)
 
     def get_clip_padding(
         self, pixel_values: torch.FloatTensor, num_frames: torch.LongTensor | None
