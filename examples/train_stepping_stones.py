@@ -481,6 +481,8 @@ def train(
         model.train()
         if patterns is not None:
             set_trainable(model, [*patterns, *more_patterns])
+        if model.config.freeze_audio_encoder:
+            model.freeze_audio_encoder()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
         phase_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)

@@ -34,6 +34,8 @@ from stepping_stones_hf.models.processing_base import AudioVisualProcessor
 class ToyConfig(PreTrainedConfig):
     model_type = "toy"
 
+    freeze_audio_encoder = False
+
     use_mask_prompt: bool = False
     clip_length: int = 5
     hidden_size: int = 8

@@ -14,9 +14,14 @@
 """What every model for audio-visual segmentation offers, whatever it is made of."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 # How a model was looked for: its localizer lives in the same repository.
@@ -28,19 +33,40 @@ def is_localizer(config: PreTrainedConfig) -> bool:
     return config.num_labels == 2 and not config.use_mask_prompt
 
 
+def checkpoint_layer(layer: nn.Module, function: Callable, forward: Callable, hidden_states: torch.Tensor, *args):
+    """
+    Checkpoints a layer by `function` (`torch.utils.checkpoint.checkpoint`), so that its parameters get gradients also
+    where its input, such as that of the first layer, needs none: with reentry, gradients go to what the inputs with
+    gradients lead to.
+    """
+    trains = any(parameter.requires_grad for parameter in layer.parameters())
+    if not (trains or hidden_states.requires_grad):
+        return forward(hidden_states, *args)
+    anchor = hidden_states.new_zeros((), requires_grad=trains)  # stands in for the parameters
+    return function(lambda anchor, *inputs: forward(*inputs), anchor, hidden_states, *args)
+
+
+def call_directly(forward: Callable, *args):
+    return forward(*args)
+
+
+class CheckpointingMixin:
+    """Beside a [`PreTrainedModel`], for gradient checkpointing with and without reentry."""
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs
+    ) -> None:
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module._gradient_checkpointing_func = partial(checkpoint_layer, module, gradient_checkpointing_func)
+
+
 class AudioVisualModelMixin:
     """
     Beside a [`PreTrainedModel`], the base of each model without a head: what enters it. It has an `audio_encoder`, or
     `None` where `config.audio_config` is `None`; `config.freeze_audio_encoder` keeps it as it is.
     """
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        # CODEPATH: frozen in the released recipes; small models that start from random weights train it along.
-        # Here and not in `__init__`: `from_pretrained` makes every parameter trainable, then calls `eval`.
-        if self.audio_encoder is not None and self.config.freeze_audio_encoder:
-            self.audio_encoder.requires_grad_(False)
-        return self
 
     def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
         """
@@ -129,6 +155,11 @@ class AudioVisualSegmentationMixin:
         model.hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS & kwargs.keys()}
         return loaded
 
+    def freeze_audio_encoder(self) -> None:
+        """Makes the audio encoder stay as it is during training, as in the published recipes."""
+        if self.base_model.audio_encoder is not None:
+            self.base_model.audio_encoder.requires_grad_(False)
+
     def get_loss_normalizers(self, batch: dict) -> torch.FloatTensor:
         """
         What the loss of a batch is divided by. Summed over the micro-batches and the processes of an optimizer step
@@ -184,4 +215,4 @@ class AudioVisualSegmentationMixin:
         )
 
 
-__all__ = ["AudioVisualModelMixin", "AudioVisualSegmentationMixin", "is_localizer"]
+__all__ = ["AudioVisualModelMixin", "AudioVisualSegmentationMixin", "CheckpointingMixin", "is_localizer"]

@@ -14,6 +14,7 @@
 """What transformers' common model tests ask of a model, asked of AAVS."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -51,13 +52,13 @@ def test_any_frame_size(tiny_model, height, width):
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"hidden_dim": 32, "feature_size": 32, "enforce_input_projection": True},
+        {"hidden_dim": 32, "feature_size": 32, "encoder_layers": 2},
         {"feature_size": 64, "hidden_dim": 8, "mask_feature_size": 40, "encoder_layers": 2},
         {"decoder_layers": 1},
         {"decoder_layers": 8, "num_queries": 1},
         {"adapter_reduction": 8, "audio_embedding_dim": 20},
     ],
-    ids=["projection enforced", "three widths", "no decoder layer", "more layers than levels", "other adapters"],
+    ids=["one width", "three widths", "no decoder layer", "more layers than levels", "other adapters"],
 )
 def test_shapes_other_than_the_released_ones(tiny_config, overrides):
     torch.manual_seed(0)
@@ -186,17 +187,11 @@ def test_gradient_checkpointing_covers_every_layer(tiny_model):
     assert all(layer.gradient_checkpointing for layer in layers)
 
 
-def test_every_parameter_that_can_learn_gets_a_gradient(tiny_model):
-    # In the first stage the output projections are in the checkpoint and do nothing.
-    idle = r"output_proj.weight", r"output_proj.bias", r"self_attn.out_proj.weight", r"self_attn.out_proj.bias"
+def test_every_parameter_gets_a_gradient(tiny_model):
     tiny_model.train()
     torch.manual_seed(0)
     tiny_model(**make_inputs(tiny_model), **make_labels(tiny_model.config.num_labels)).loss.backward()
-    without = {name for name, parameter in tiny_model.named_parameters() if parameter.grad is None}
-    expected = set()
-    if not tiny_model.config.apply_output_projection:
-        expected = {name for name, _ in tiny_model.named_parameters() if name.endswith(idle)}
-    assert without == expected
+    assert [name for name, parameter in tiny_model.named_parameters() if parameter.grad is None] == []
 
 
 def test_drop_path_has_the_same_rate_in_every_block_and_acts_in_training_only(tiny_config):
@@ -287,12 +282,12 @@ def test_initial_weights_are_those_of_the_released_program(tiny_config):
         return tensor.std().item()
 
     block = model.model.backbone.swin.encoder.layers[3].blocks[0]
-    pixel_adapter = model.model.pixel_decoder.encoder.layers[0].self_attn.output_proj.adapter
-    for adapter in (block.attention.o_proj.adapter, block.mlp.fc2.adapter, pixel_adapter):
+    pixel_adapter = model.model.pixel_decoder.encoder.layers[0].self_attn.adapter
+    for adapter in (block.attention.adapter, block.mlp.adapter, pixel_adapter):
         for linear in (adapter.down_proj, adapter.up_proj):
             assert std(linear.weight) == pytest.approx(0.02, rel=0.1)
             assert not linear.bias.any()
-    adapter = decoder.layers[0].self_attn.out_proj.adapter
+    adapter = decoder.layers[0].self_attn.adapter
     assert std(adapter.down_proj.weight) == pytest.approx((2 / (256 + 64)) ** 0.5, rel=0.05)  # Xavier
     assert not adapter.down_proj.bias.any() and not adapter.up_proj.bias.any()
     assert std(decoder.layers[0].fc1.weight) == pytest.approx((2 / (256 + 24)) ** 0.5, rel=0.05)
@@ -323,6 +318,8 @@ def test_audio_encoder_frozen_or_trained_along(tiny_config, tiny_audio_config):
         torch.manual_seed(0)
         config = tiny_config(audio_config=tiny_audio_config, freeze_audio_encoder=freeze)
         model = AAVSForAudioVisualSegmentation(config).train()
+        if freeze:
+            model.freeze_audio_encoder()
         inputs = {"pixel_values": torch.randn(3, 3, 64, 96), "input_features": torch.randn(3, 96, 64)}
         model(**inputs, **make_labels(2)).loss.backward()
         gradients = [parameter.grad is not None for parameter in model.model.audio_encoder.parameters()]
@@ -336,11 +333,12 @@ def test_audio_encoder_frozen_or_trained_along(tiny_config, tiny_audio_config):
         )
 
 
-def test_frozen_audio_encoder_stays_frozen_after_loading(tiny_config, tiny_audio_config, tmp_path):
-    AAVSForAudioVisualSegmentation(tiny_config(audio_config=tiny_audio_config)).save_pretrained(tmp_path)
-    model = AAVSForAudioVisualSegmentation.from_pretrained(tmp_path)
-    assert not any(parameter.requires_grad for parameter in model.model.audio_encoder.parameters())
-    assert model.class_predictor.weight.requires_grad
+def test_what_a_user_makes_trainable_stays_trainable(tiny_config, tiny_audio_config):
+    model = AAVSForAudioVisualSegmentation(tiny_config(audio_config=tiny_audio_config))
+    model.freeze_audio_encoder()
+    model.requires_grad_(True)
+    model.eval().train()
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -365,10 +363,20 @@ def test_contradictions_are_errors_in_from_pretrained_too(tiny_model, tmp_path):
         AAVSForAudioVisualSegmentation.from_pretrained(tmp_path, use_mask_prompt=not prompted)
 
 
-def test_projections_that_do_nothing_are_frozen(tiny_model):
-    projection = tiny_model.model.decoder.layers[0].self_attn.out_proj
-    assert projection.weight.requires_grad is tiny_model.config.apply_output_projection
-    assert projection.adapter.up_proj.weight.requires_grad
+def test_models_without_output_projections_have_none_and_load_checkpoints_that_have(tiny_config, tmp_path):
+    torch.manual_seed(0)
+    whole = AAVSForAudioVisualSegmentation(tiny_config(apply_output_projection=True))
+    whole.save_pretrained(tmp_path)
+    model, info = AAVSForAudioVisualSegmentation.from_pretrained(
+        tmp_path, apply_output_projection=False, output_loading_info=True
+    )
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    weights = whole.state_dict()
+    projections = weights.keys() - model.state_dict().keys()
+    assert projections and all(
+        re.search(r"self_attn\.(out|output)_proj\.(weight|bias)$", name) for name in projections
+    )
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_wrong_prompt_is_a_clear_error(tiny_model):

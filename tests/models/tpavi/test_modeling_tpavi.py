@@ -196,10 +196,12 @@ def test_a_new_block_changes_nothing_but_the_scale():
     assert model.decoder[0].output_unit.conv1.bias.abs().max() > 0  # torch's default
 
 
-def test_the_audio_encoder_is_frozen_unless_it_trains_along():
+def test_the_audio_encoder_trains_along_unless_it_is_frozen():
     audio_config = VGGishConfig(conv_channels=[4, 4, 8, 8], conv_depths=[1, 1, 1, 1], hidden_size=16, final_relu=True)
     for freeze in (True, False):
-        model = make_model(audio_config=audio_config, freeze_audio_encoder=freeze).train()
+        model = make_model(audio_config=audio_config).train()
+        if freeze:
+            model.freeze_audio_encoder()
         inputs = make_inputs(model, (5,))
         inputs["audio_embeddings"], inputs["input_features"] = None, torch.randn(5, 96, 64)
         model(**inputs, labels=make_labels(model, 5)).loss.backward()

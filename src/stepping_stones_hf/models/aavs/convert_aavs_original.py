@@ -40,8 +40,8 @@ KEY_RENAMES = [
     # Backbone
     (r"^model\.pixel_level_module\.encoder\.(embeddings|encoder)\.", r"model.backbone.swin.\1."),
     (r"^model\.pixel_level_module\.encoder\.", "model.backbone."),
-    (r"\.attention\.output\.swin_adapt_1\.", ".attention.o_proj.adapter."),
-    (r"\.output\.swin_adapt_3\.", ".mlp.fc2.adapter."),
+    (r"\.attention\.output\.swin_adapt_1\.", ".attention.adapter."),
+    (r"\.output\.swin_adapt_3\.", ".mlp.adapter."),
     (r"\.attention\.self\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
     (
         r"\.attention\.self\.relative_position_bias_table",
@@ -52,11 +52,11 @@ KEY_RENAMES = [
     (r"\.output\.dense\.", ".mlp.fc2."),
     # Pixel decoder
     (r"^model\.pixel_level_module\.decoder\.", "model.pixel_decoder."),
-    (r"^(model\.pixel_decoder\..*)\.avs_adapt\.", r"\1.output_proj.adapter."),
+    (r"^(model\.pixel_decoder\..*)\.avs_adapt\.", r"\1.adapter."),
     # Transformer decoder
     (r"^model\.transformer_module\.decoder\.mask_predictor\.", "model.decoder."),
     (r"^model\.transformer_module\.decoder\.", "model.decoder."),
-    (r"^(model\.decoder\..*)\.avs_adapt\.", r"\1.out_proj.adapter."),
+    (r"^(model\.decoder\..*)\.avs_adapt\.", r"\1.adapter."),
     (r"^model\.transformer_module\.queries_", "model.decoder.audio_query.queries_"),
     (r"^model\.transformer_module\.audio_embed\.", "model.decoder.audio_aware_key.sounding_embed."),
     (r"^model\.transformer_module\.(silence|uncertain)_embed\.", r"model.decoder.audio_aware_key.\1_embed."),
@@ -69,6 +69,9 @@ KEY_RENAMES = [
 # `relative_position_index` follows from the window size; Swin's last layer norm is read by nobody.
 DROPPED_KEYS = re.compile(r"\.relative_position_index$|\.swin\.layernorm\.")
 
+# Checkpoints of the first stage have them, and its program does not apply them.
+OUTPUT_PROJECTIONS = re.compile(r"\.self_attn\.(out|output)_proj\.(weight|bias)$")
+
 # What a Mask2Former checkpoint need not have: what AAVS adds, and what has one row per label or per query.
 NEW_OR_RESIZED = re.compile(
     r"\.adapter\.|\.audio_encoder\.|\.audio_projector\.|\.audio_aware_key\.|\.audio_query\.|"
@@ -78,7 +81,7 @@ NEW_OR_RESIZED = re.compile(
 PIXEL_ATTENTION = "model.pixel_decoder.encoder.layers.0.self_attn"
 
 # Sizes are read off these.
-REQUIRED_KEYS = {f"{PIXEL_ATTENTION}.output_proj.adapter.up_proj.weight", "model.audio_projector.linear_1.weight"}
+REQUIRED_KEYS = {f"{PIXEL_ATTENTION}.adapter.up_proj.weight", "model.audio_projector.linear_1.weight"}
 
 # Fields of a released config.json that AAVSConfig does not have, and the only values that mean the same without them.
 IMPLIED_FIELDS = {"pre_norm": False, "ignore_value": 255}
@@ -124,7 +127,7 @@ def convert_aavs_config(
                 f"The original config has {name}={original_config[name]!r}; only {implied!r} is supported."
             )
     backbone_config = original_config["backbone_config"]
-    adapter_width, bottleneck = state_dict[f"{PIXEL_ATTENTION}.output_proj.adapter.up_proj.weight"].shape
+    adapter_width, bottleneck = state_dict[f"{PIXEL_ATTENTION}.adapter.up_proj.weight"].shape
     projection_dim, embedding_dim = state_dict["model.audio_projector.linear_1.weight"].shape
     return AAVSConfig(
         **{name: original_config[name] for name in get_own_fields(AAVSConfig, original_config)},
@@ -191,10 +194,16 @@ def convert_aavs_checkpoint(
     )
     model = AAVSForAudioVisualSegmentation(aavs_config)
     audio_weights = audio_encoder.state_dict() if audio_encoder is not None else {}
+
+    def convert_parameter(key: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+        name = rename_key(key)
+        idle = not aavs_config.apply_output_projection and OUTPUT_PROJECTIONS.search(name)
+        return {} if idle or DROPPED_KEYS.search(key) else {name: value}
+
     conversion = load_converted(
         model,
         original,
-        lambda key, value: {} if DROPPED_KEYS.search(key) else {rename_key(key): value},
+        convert_parameter,
         {f"model.audio_encoder.{key}": value for key, value in audio_weights.items()},
     )
     if not conversion.unexpected and not conversion.missing:

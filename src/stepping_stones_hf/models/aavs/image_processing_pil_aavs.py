@@ -145,7 +145,9 @@ class AAVSImageProcessorMixin(AudioVisualImageProcessorMixin):
             ):
                 class_probs = class_logits.softmax(dim=-1)[:, :-1]  # (queries, labels): the last column is "no object"
                 mask_probs = resize_bilinear(mask_logits, mask_size).sigmoid()  # (queries, height, width)
-                yield torch.einsum("qc,qhw->chw", class_probs, mask_probs)
+                with torch.autocast(mask_probs.device.type, enabled=False):  # which would sum in half precision
+                    scores = torch.einsum("qc,qhw->chw", class_probs, mask_probs)
+                yield scores
 
         return len(outputs.masks_queries_logits), iterate()
 

@@ -27,8 +27,8 @@ from transformers import PreTrainedModel
 
 # Regular expressions for parameter names: what the released program trains from the start.
 RELEASED_PARAMETERS = {
-    1: (r"queries_embedder", r"queries_features", r"self_attn\..*\.adapter\.", r"class_predictor", r"audio_projector"),
-    2: (r"queries_embedder", r"self_attn\..*\.adapter\.", r"class_predictor", r"audio_projector", r"audio_aware_key"),
+    1: (r"queries_embedder", r"queries_features", r"self_attn\.adapter\.", r"class_predictor", r"audio_projector"),
+    2: (r"queries_embedder", r"self_attn\.adapter\.", r"class_predictor", r"audio_projector", r"audio_aware_key"),
 }
 # What it adds in the second phase.
 BACKBONE_ADAPTERS = r"backbone\..*\.adapter\."

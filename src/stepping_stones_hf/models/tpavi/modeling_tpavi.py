@@ -43,7 +43,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ..backbones import build_backbone, load_backbone_weights
-from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin
+from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin
 from ..vggish import VGGishModel
 from .configuration_tpavi import TPAVIConfig
 from .loss_tpavi import TPAVILoss
@@ -262,7 +262,7 @@ class TPAVIHead(nn.Module):
 
 
 @auto_docstring
-class TPAVIPreTrainedModel(PreTrainedModel):
+class TPAVIPreTrainedModel(CheckpointingMixin, PreTrainedModel):
     config: TPAVIConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
