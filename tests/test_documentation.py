@@ -36,7 +36,7 @@ from .videos import make_video
 
 PAGES = sorted(DOCS.rglob("*.md"))
 # Their own tests run their snippets, on data of their own, and say more about them.
-TESTED_ELSEWHERE = ("export", "getting_avsbench", "parquet_and_streaming", "reading_the_results", "which_miou")
+TESTED_ELSEWHERE = ("export", "preparing_avsbench", "parquet_and_streaming", "reading_the_results", "which_miou")
 
 
 def name_of(page: Path) -> str:

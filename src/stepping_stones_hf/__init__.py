@@ -11,34 +11,18 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Audio-visual segmentation for the Hugging Face ecosystem: AAVS and the Stepping Stones strategy."""
+"""Audio-visual segmentation for the Hugging Face ecosystem: models and the Stepping Stones strategy."""
 
 from contextlib import suppress
 
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .metrics.registration import register_metric
-from .models.aavs import (
-    AAVSConfig,
-    AAVSForAudioVisualSegmentation,
-    AAVSImageProcessor,
-    AAVSImageProcessorPil,
-    AAVSModel,
-    AAVSPreTrainedModel,
-    AAVSProcessor,
-    load_mask2former_weights,
-)
+from .models import aavs, tpavi, vggish
+from .models.aavs import *  # noqa: F403
 from .models.auto import AutoModelForAudioVisualSegmentation
-from .models.tpavi import (
-    TPAVIConfig,
-    TPAVIForAudioVisualSegmentation,
-    TPAVIImageProcessor,
-    TPAVIImageProcessorPil,
-    TPAVIModel,
-    TPAVIPreTrainedModel,
-    TPAVIProcessor,
-)
-from .models.vggish import VGGishConfig, VGGishFeatureExtractor, VGGishModel, VGGishPreTrainedModel
+from .models.tpavi import *  # noqa: F403
+from .models.vggish import *  # noqa: F403
 from .pipelines import AudioVisualSegmentationPipeline, decode_label_map
 
 
@@ -56,26 +40,10 @@ with suppress(OSError):
     register_metric()
 
 __all__ = [
-    "AAVSConfig",
-    "AAVSForAudioVisualSegmentation",
-    "AAVSImageProcessor",
-    "AAVSImageProcessorPil",
-    "AAVSModel",
-    "AAVSPreTrainedModel",
-    "AAVSProcessor",
     "AudioVisualSegmentationPipeline",
     "AutoModelForAudioVisualSegmentation",
-    "TPAVIConfig",
-    "TPAVIForAudioVisualSegmentation",
-    "TPAVIImageProcessor",
-    "TPAVIImageProcessorPil",
-    "TPAVIModel",
-    "TPAVIPreTrainedModel",
-    "TPAVIProcessor",
-    "VGGishConfig",
-    "VGGishFeatureExtractor",
-    "VGGishModel",
-    "VGGishPreTrainedModel",
     "decode_label_map",
-    "load_mask2former_weights",
+    *aavs.__all__,
+    *tpavi.__all__,
+    *vggish.__all__,
 ]

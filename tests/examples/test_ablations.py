@@ -17,7 +17,6 @@ import csv
 import json
 import re
 import sys
-from argparse import Namespace
 from itertools import product
 from pathlib import Path
 
@@ -217,7 +216,7 @@ def test_runs_get_the_arguments_of_their_ablation(tmp_path):
     patterns = ["class_predictor", "audio_aware_key"]
     values = {"stage_1_max_steps": 5, "stage_2_max_steps": 3, "stage_2_parameters": patterns}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    args = Namespace(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "out")
+    args = script.Experiment(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "out")
     arguments = {name: get_arguments(*parse_arguments(script.make_arguments(args, 7, name))) for name in RUNS}
     for name, values in arguments.items():
         assert (values["seed"], values["output_dir"]) == (7, str(tmp_path / "out" / "seed_7" / name))
@@ -245,7 +244,7 @@ def test_a_folder_that_was_moved_is_not_another_run(queue, tmp_path):
     queue()
     finish(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "elsewhere")
-    args = Namespace(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "elsewhere")
+    args = script.Experiment(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "elsewhere")
     for name in RUNS:
         script.check_finished(args, 1, name)
     args.data_dir = tmp_path / "other"
