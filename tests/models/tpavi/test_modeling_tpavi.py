@@ -247,12 +247,15 @@ def test_saved_and_loaded_it_gives_the_same(tiny_model, tmp_path):
     assert torch.equal(run(loaded, inputs).logits, run(tiny_model, inputs).logits)
 
 
-def test_no_graph_break_in_evaluation_of_one_clip(tiny_model):
+def test_one_clip_compiles_and_exports_as_one_graph(tiny_model):
     inputs = make_inputs(tiny_model, (7,))
     del inputs["num_frames"]
+    expected = run(tiny_model, inputs).logits
     torch._dynamo.reset()
     compiled = torch.compile(tiny_model, backend="eager", fullgraph=True)
-    assert_close(run(compiled, inputs).logits, run(tiny_model, inputs).logits, atol=1e-5, rtol=1e-5)
+    assert_close(run(compiled, inputs).logits, expected, atol=1e-5, rtol=1e-5)
+    program = torch.export.export(tiny_model, (), inputs, strict=False)
+    assert_close(run(program.module(), inputs).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_half_precision_is_near_full_precision(tiny_model):
