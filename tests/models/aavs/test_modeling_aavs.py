@@ -18,6 +18,8 @@ import re
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from safetensors import safe_open
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForUniversalSegmentation
@@ -158,6 +160,75 @@ def test_no_graph_break_in_eval(tiny_model):
         atol=1e-5,
         rtol=1e-5,
     )
+
+
+def test_hidden_states_are_exported_and_survive_compilation(tiny_model):
+    inputs = make_inputs(tiny_model)
+    expected = run(tiny_model, inputs, output_hidden_states=True).hidden_states
+    assert len(expected) == tiny_model.config.decoder_layers
+    # After a call that records, too, there is no graph break.
+    torch._dynamo.reset()
+    compiled = torch.compile(tiny_model, backend="eager", fullgraph=True)
+    assert_close(run(compiled, inputs).last_hidden_state, expected[-1], atol=1e-5, rtol=1e-5)
+    kwargs = {**inputs, "output_hidden_states": True}
+    exported = torch.export.export(tiny_model, (), kwargs).module()
+    for found, state in zip(exported(**kwargs).hidden_states, expected, strict=True):
+        assert_close(found, state, atol=1e-5, rtol=1e-5)
+
+
+def test_single_hidden_states_are_counted_from_the_end_as_well(tiny_model):
+    inputs = make_inputs(tiny_model)
+    expected = run(tiny_model, inputs, output_hidden_states=True).hidden_states
+    assert tiny_model.config.num_hidden_layers == len(expected) - 1
+    if version.parse(transformers.__version__) >= version.parse("5.23"):  # before, a list is taken for True
+        found = run(tiny_model, inputs, output_hidden_states=[-1]).hidden_states
+        assert [state is None for state in found] == [True] * (len(expected) - 1) + [False]
+        assert torch.equal(found[-1], expected[-1])
+
+
+def test_input_embeddings_are_those_of_the_frames(tiny_model):
+    embeddings = tiny_model.get_input_embeddings()
+    seen = []
+    embeddings.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    inputs = make_inputs(tiny_model)
+    run(tiny_model, inputs)
+    assert torch.equal(seen[0], inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_gives_gradients_to_a_trained_audio_encoder(tiny_config, tiny_audio_config, use_reentrant):
+    torch.manual_seed(0)
+    model = AAVSForAudioVisualSegmentation(tiny_config(audio_config=tiny_audio_config)).train()
+    inputs = {"pixel_values": torch.randn(3, 3, 64, 96), "input_features": torch.randn(3, 96, 64)}
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": use_reentrant})
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(**inputs, **make_labels(2)).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_it_is_said_that_checkpointing_is_on(tiny_model):
+    tiny_model.gradient_checkpointing_enable()
+    assert all(
+        module.gradient_checkpointing for module in tiny_model.modules() if hasattr(module, "gradient_checkpointing")
+    )
+    tiny_model.gradient_checkpointing_disable()
+    assert not any(layer.gradient_checkpointing for layer in layers)
+
+
+def test_every_linear_layer_is_one(tiny_model):
+    """What LoRA, quantizers and merging rely on; PEFT's and torchao's own tests are in test_adapt_it.py."""
+    for name, module in tiny_model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            x = torch.randn(3, module.in_features)
+            assert_close(module(x), torch.nn.functional.linear(x, module.weight, module.bias), msg=name)
+            assert not [*module.children()], name
 
 
 def test_gradient_checkpointing_gives_the_same_loss_and_gradients(tiny_model):
