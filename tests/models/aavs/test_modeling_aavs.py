@@ -215,9 +215,8 @@ def test_checkpointing_gives_gradients_to_a_trained_audio_encoder(tiny_config, t
 
 def test_it_is_said_that_checkpointing_is_on(tiny_model):
     tiny_model.gradient_checkpointing_enable()
-    assert all(
-        module.gradient_checkpointing for module in tiny_model.modules() if hasattr(module, "gradient_checkpointing")
-    )
+    layers = [module for module in tiny_model.modules() if hasattr(module, "gradient_checkpointing")]
+    assert layers and all(layer.gradient_checkpointing for layer in layers)
     tiny_model.gradient_checkpointing_disable()
     assert not any(layer.gradient_checkpointing for layer in layers)
 

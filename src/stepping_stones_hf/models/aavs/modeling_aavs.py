@@ -45,7 +45,6 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerMLPPredictionHead,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
@@ -537,6 +536,8 @@ class AAVSPreTrainedModel(CheckpointingMixin, Mask2FormerPreTrainedModel):
                 if parameter.dim() > 1:
                     init.xavier_uniform_(parameter, gain=self.config.init_xavier_std)
             init.zeros_(module.cross_attn.in_proj_bias)
+        elif isinstance(module, AAVSMaskEmbedderLayer):
+            init_linear_as_torch(module[0])
         elif isinstance(module, AAVSAudioQuery):
             init.normal_(module.queries_embedder.weight)
             init.normal_(module.queries_features.weight)
@@ -553,6 +554,33 @@ class AAVSPreTrainedModel(CheckpointingMixin, Mask2FormerPreTrainedModel):
             init_linear_as_torch(module.linear_2)
         elif isinstance(module, AAVSForAudioVisualSegmentation):
             init_linear_as_torch(module.class_predictor)
+
+
+class AAVSMaskEmbedderLayer(nn.ModuleList):
+    """One linear layer, by the name that it has in checkpoints of Mask2Former."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__([nn.Linear(in_features, out_features)])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self[0](hidden_states)
+
+
+class AAVSMaskEmbedder(nn.ModuleList):
+    """
+    From states of the queries to mask embeddings. Mask2Former's own keeps its layers in a list beside the modules, so
+    that LoRA and whoever else puts modules in place of others has no effect on it.
+    """
+
+    def __init__(self, config: AAVSConfig):
+        sizes = [config.hidden_dim] * 3 + [config.mask_feature_size]
+        super().__init__([AAVSMaskEmbedderLayer(*pair) for pair in zip(sizes, sizes[1:])])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        *layers, last_layer = self
+        for layer in layers:
+            hidden_states = nn.functional.relu(layer(hidden_states))
+        return last_layer(hidden_states)
 
 
 # No `post_init` of its own: weights are drawn from the root on, in the order that seeds stand for.
@@ -580,9 +608,7 @@ class AAVSDecoder(AAVSPreTrainedModel):  # trf-ignore: TRF013
         )
         self.layers = nn.ModuleList([AAVSDecoderLayer(config) for _ in range(config.decoder_layers - 1)])
         self.layernorm = nn.LayerNorm(config.hidden_dim)
-        self.mask_embedder = Mask2FormerMLPPredictionHead(
-            config.hidden_dim, config.hidden_dim, config.mask_feature_size
-        )
+        self.mask_embedder = AAVSMaskEmbedder(config)
 
     def get_memory(
         self, feature_maps: tuple[torch.Tensor, ...], prompt_masks: torch.Tensor | None
