@@ -63,7 +63,8 @@ def open_source(source: Source) -> io.BytesIO | Path:
 
 def open_image(source: Source) -> Image.Image:
     """
-    Opens a JPEG or PNG file; its pixels are not decoded yet.
+    Opens a JPEG or PNG file; its pixels are not decoded yet. Content in memory may be TIFF, too: `datasets` keeps so
+    what a function that is mapped over clips returns as an image with a palette.
 
     Raises:
         `FileNotFoundError`: there is no such file.
@@ -71,7 +72,7 @@ def open_image(source: Source) -> Image.Image:
     """
     file = open_source(source)
     try:
-        image = Image.open(file, formats=("JPEG", "PNG"))
+        image = Image.open(file, formats=("JPEG", "PNG", "TIFF") if isinstance(source, bytes) else ("JPEG", "PNG"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name_source(source)} is not a readable JPEG or PNG image: {error}.") from error
     if image.width * image.height > MAX_IMAGE_PIXELS:

@@ -45,7 +45,8 @@ def data_dir(tmp_path_factory) -> Path:
 def model_dir(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     overrides = "train_num_points=64,num_queries=4,encoder_feedforward_dim=32,dim_feedforward=32"
-    model, processor = make_hopeful_model(script.ModelArguments(config_overrides=overrides), False, True, 0)
+    _, settings, _ = script.parse_arguments(["--config_overrides", overrides])
+    model, processor = make_hopeful_model(settings, False, True, 0)
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -118,7 +119,7 @@ def test_the_example_trains_saves_and_scores_as_the_librarys_own_evaluation_does
     scores = evaluate(
         Accelerator(), clips, collator, lambda inputs: segment(model, processor, inputs), FrameScores(71), batch_size=1
     )
-    assert len(scores.statistics) == 10
+    assert len(scores) == 10
     expected = scores.results()
     for name in ("miou", "fscore", "miou_star", "miou_seen"):
         assert figures[f"eval_{name}"] == pytest.approx(expected[name])

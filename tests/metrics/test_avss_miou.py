@@ -17,6 +17,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -674,3 +675,41 @@ def test_compute_starts_anew(make, tmp_path):
 
 def test_frames_can_stay_in_memory(clips, make):
     same(make(num_classes=9, keep_in_memory=True).compute(**clips), make(num_classes=9).compute(**clips))
+
+
+class TestAsEvaluateDocuments:
+    """The ways of evaluate's own documentation."""
+
+    frames = [([[0, 1], [2, 2]], [[0, 1], [2, 1]]), ([[0, 0], [1, 1]], [[0, 0], [1, 0]])]
+
+    @pytest.fixture
+    def expected(self, make) -> dict:
+        metric = make(num_classes=3)
+        predictions, references = zip(*self.frames)
+        metric.add_batch(predictions=list(predictions), references=list(references), num_frames=[1, 1])
+        return metric.compute()
+
+    def test_single_frames_under_the_names_of_the_features(self, make, expected):
+        for names in (("prediction", "reference"), ("predictions", "references")):
+            metric = make(num_classes=3)
+            for frame in self.frames:
+                metric.add(**dict(zip(names, frame)))
+            assert metric.compute()["miou"] == expected["miou"]
+
+    def test_together_with_another_metric(self, make, expected):
+        both = evaluate.combine([make(num_classes=3, experiment_id="1"), make(num_classes=3, experiment_id="2")])
+        for prediction, reference in self.frames:
+            both.add(predictions=prediction, references=reference)
+        results = both.compute()
+        assert {name: results[name] for name in results if name.endswith("_0_miou")}.popitem()[1] == expected["miou"]
+
+    @pytest.mark.parametrize("config_name", ["semantic", "binary"])
+    def test_results_are_saved_as_json(self, make, tmp_path, config_name):
+        metric = make(config_name)
+        predictions = [[[0.2, 0.9]], [[0.1, 0.3]]] if config_name == "binary" else [[[0, 5]], [[0, 0]]]
+        results = metric.compute(predictions=predictions, references=[[[0, 1]], [[0, 0]]], confidence=0.9)
+        path = evaluate.save(tmp_path, **results)
+        saved = json.loads(path.read_text())
+        # NaN is none of JSON's numbers, but Python reads and writes it.
+        assert json.dumps({name: saved[name] for name in results}) == json.dumps(results)
+        assert len(saved["per_class"]["iou_star"]) == (2 if config_name == "binary" else 71)

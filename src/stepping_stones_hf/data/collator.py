@@ -42,12 +42,23 @@ class MapReader:
         used is not decoded. Of an S4 training clip one frame of five is used.
 
         Raises:
-            `ValueError`: `dataset` is a dictionary of splits.
+            `ValueError`: `dataset` is a dictionary of splits or a stream that does not know its columns, or some of
+            them are missing.
         """
         if isinstance(dataset, dict):
             raise ValueError(f"Pass one split, such as dataset['train'], not all: {', '.join(dataset)}.")
+        if dataset.column_names is None:
+            raise ValueError(
+                "The stream does not know its columns, since a function was mapped over it: tell map which there are,"
+                " as in clips.map(function, features=clips.features)."
+            )
         columns = ["video_id", "subset", "num_frames", "frames", "audio", "mask_frame_indices", "masks"]
         optional = ("color_masks", "semantic_masks", "stage1_masks")
+        missing = [name for name in columns if name not in dataset.column_names]
+        if missing:
+            raise ValueError(
+                f"The clips have no {', '.join(missing)}, but the columns {', '.join(dataset.column_names)}."
+            )
         columns += [name for name in optional if name in dataset.column_names]
         dataset = dataset.select_columns(columns)
         return dataset.decode(False) if isinstance(dataset, datasets.IterableDataset) else EncodedRows(dataset)
