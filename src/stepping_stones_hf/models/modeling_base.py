@@ -19,6 +19,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -35,23 +36,39 @@ def is_localizer(config: PreTrainedConfig) -> bool:
 
 def checkpoint_layer(layer: nn.Module, function: Callable, forward: Callable, hidden_states: torch.Tensor, *args):
     """
-    Checkpoints a layer by `function` (`torch.utils.checkpoint.checkpoint`), so that its parameters get gradients also
-    where its input, such as that of the first layer, needs none: with reentry, gradients go to what the inputs with
-    gradients lead to.
+    Checkpoints a layer by `function` (`torch.utils.checkpoint.checkpoint`), to the same gradients whatever its input
+    and output are. With reentry, gradients go to what the inputs with gradients lead to: the parameters have a
+    stand-in among the inputs, since that of the first layer needs none. And they come from tensors alone, not from
+    tuples of tensors, such as PVT-v2 has among its outputs.
     """
     trains = any(parameter.requires_grad for parameter in layer.parameters())
     if not (trains or hidden_states.requires_grad):
         return forward(hidden_states, *args)
-    anchor = hidden_states.new_zeros((), requires_grad=trains)  # stands in for the parameters
-    return function(lambda anchor, *inputs: forward(*inputs), anchor, hidden_states, *args)
+    structures = []
+
+    def forward_flat(stand_in: torch.Tensor, *inputs) -> tuple:
+        outputs, structure = tree_flatten(forward(*inputs))
+        structures.append(structure)
+        return tuple(outputs)
+
+    outputs = function(forward_flat, hidden_states.new_zeros((), requires_grad=trains), hidden_states, *args)
+    return tree_unflatten(outputs, structures[0])
 
 
 def call_directly(forward: Callable, *args):
     return forward(*args)
 
 
+def require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    output.requires_grad_(True)
+
+
 class CheckpointingMixin:
     """Beside a [`PreTrainedModel`], for gradient checkpointing with and without reentry."""
+
+    def enable_input_require_grads(self) -> None:
+        # What PEFT asks for. transformers' own asks the models in this one, too, of which Swin's gives a tuple.
+        self._require_grads_hooks = [self.get_input_embeddings().register_forward_hook(require_gradients)]
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs
@@ -67,6 +84,10 @@ class AudioVisualModelMixin:
     Beside a [`PreTrainedModel`], the base of each model without a head: what enters it. It has an `audio_encoder`, or
     `None` where `config.audio_config` is `None`; `config.freeze_audio_encoder` keeps it as it is.
     """
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The convolution that sees the frames."""
+        return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
 
     def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
         """

@@ -55,16 +55,21 @@ def make_model(backbone: str = "pvt_v2", **overrides) -> TPAVIForAudioVisualSegm
     return model
 
 
+def make_tiny_model(kind: str, **overrides) -> TPAVIForAudioVisualSegmentation:
+    """A `"localizer"` or a `"mask-prompted"` model, one on each backbone."""
+    if kind == "localizer":
+        return make_model(**{"num_labels": 2, **overrides})
+    return make_model("resnet", **{"num_labels": 7, "use_mask_prompt": True, **overrides})
+
+
 @pytest.fixture
 def tiny_config() -> Callable[..., TPAVIConfig]:
     return make_config
 
 
-@pytest.fixture(params=["localizer", "second stage"])
+@pytest.fixture(params=["localizer", "mask-prompted"])
 def tiny_model(request) -> TPAVIForAudioVisualSegmentation:
-    if request.param == "localizer":
-        return make_model(num_labels=2)
-    return make_model("resnet", num_labels=7, use_mask_prompt=True)
+    return make_tiny_model(request.param)
 
 
 def make_inputs(
@@ -85,3 +90,8 @@ def make_inputs(
 def make_labels(model: TPAVIForAudioVisualSegmentation, total: int = 7, height: int = 64, width: int = 96):
     generator = torch.Generator().manual_seed(2)
     return torch.randint(model.config.num_labels, (total, height, width), generator=generator)
+
+
+def make_targets(model: TPAVIForAudioVisualSegmentation, inputs: dict) -> dict:
+    num_frames, _, height, width = inputs["pixel_values"].shape
+    return {"labels": make_labels(model, num_frames, height, width)}

@@ -711,9 +711,6 @@ class AAVSModel(AudioVisualModelMixin, AAVSPreTrainedModel):
 
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.get_input_embeddings()
-
     @can_return_tuple
     @auto_docstring
     def forward(

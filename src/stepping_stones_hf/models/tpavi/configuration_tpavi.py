@@ -134,6 +134,11 @@ class TPAVIConfig(PreTrainedConfig):
     avm_pooling: Literal["avg", "max"] = "avg"
     avm_target: Literal["audio", "nearest"] = "audio"
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of TPAVI blocks: one for each feature map."""
+        return len(self.backbone_config.out_features)
+
     def __post_init__(self, **kwargs):
         # JSON has no tuples: as lists, a saved and reloaded configuration equals the original.
         self.neck_dilations = list(self.neck_dilations)

@@ -157,7 +157,10 @@ class TPAVILoss(nn.Module):
             return -torch.log(nn.functional.relu((visual * target).sum(dim=1)) + EPS)
         if self.kind == "euclidean":
             return nn.functional.pairwise_distance(target, visual)
-        return nn.functional.kl_div(visual.log_softmax(dim=1), target.softmax(dim=1), reduction="none").sum(dim=1)
+        # In logarithms: the gradient of a probability that is 0 in single precision would not be a number.
+        log_target = target.log_softmax(dim=1)
+        divergence = nn.functional.kl_div(visual.log_softmax(dim=1), log_target, reduction="none", log_target=True)
+        return divergence.sum(dim=1)
 
 
 __all__ = ["TPAVILoss"]

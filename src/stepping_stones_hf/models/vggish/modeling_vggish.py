@@ -112,6 +112,9 @@ class VGGishModel(VGGishPreTrainedModel):
 
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.stages[0].convs[0]
+
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring
