@@ -79,6 +79,16 @@ class CheckpointingMixin:
                 module._gradient_checkpointing_func = partial(checkpoint_layer, module, gradient_checkpointing_func)
 
 
+def check_frame_size(pixel_values: torch.FloatTensor, stride: int) -> None:
+    """Raises a `ValueError` if height and width of frames are not multiples of a model's largest stride."""
+    height, width = pixel_values.shape[-2:]
+    if height % stride or width % stride:
+        raise ValueError(
+            f"`pixel_values` has frames of {height}x{width}; height and width must be multiples of {stride}, as "
+            "the sizes that the model's processor makes by default are."
+        )
+
+
 class AudioVisualModelMixin:
     """
     Beside a [`PreTrainedModel`], the base of each model without a head: what enters it. It has an `audio_encoder`, or
@@ -236,4 +246,10 @@ class AudioVisualSegmentationMixin:
         )
 
 
-__all__ = ["AudioVisualModelMixin", "AudioVisualSegmentationMixin", "CheckpointingMixin", "is_localizer"]
+__all__ = [
+    "AudioVisualModelMixin",
+    "AudioVisualSegmentationMixin",
+    "CheckpointingMixin",
+    "check_frame_size",
+    "is_localizer",
+]

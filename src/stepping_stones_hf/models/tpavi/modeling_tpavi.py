@@ -43,7 +43,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ..backbones import build_backbone, load_backbone_weights
-from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin
+from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin, check_frame_size
 from ..vggish import VGGishModel
 from .configuration_tpavi import TPAVIConfig
 from .loss_tpavi import TPAVILoss
@@ -349,12 +349,7 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
     ) -> None:
         """Raises a `ValueError` if the inputs do not fit one another or the model."""
         super().check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
-        stride = FEATURE_STRIDES[-1]
-        if pixel_values.shape[-2] % stride or pixel_values.shape[-1] % stride:
-            raise ValueError(
-                f"`pixel_values` has frames of {pixel_values.shape[-2]}x{pixel_values.shape[-1]}; height and width "
-                f"must be multiples of {stride}. The released models were trained on 224x224."
-            )
+        check_frame_size(pixel_values, FEATURE_STRIDES[-1])
         if num_frames is not None:
             if num_frames.ndim != 1 or num_frames.is_floating_point():
                 raise ValueError(
