@@ -79,6 +79,11 @@ class CheckpointingMixin:
                 module._gradient_checkpointing_func = partial(checkpoint_layer, module, gradient_checkpointing_func)
 
 
+def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
+    return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
+
+
 def check_frame_size(pixel_values: torch.FloatTensor, stride: int) -> None:
     """Raises a `ValueError` if height and width of frames are not multiples of a model's largest stride."""
     height, width = pixel_values.shape[-2:]
@@ -252,4 +257,5 @@ __all__ = [
     "CheckpointingMixin",
     "check_frame_size",
     "is_localizer",
+    "resize_prompt",
 ]

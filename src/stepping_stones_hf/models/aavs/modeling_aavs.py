@@ -63,6 +63,7 @@ from ..modeling_base import (
     CheckpointingMixin,
     call_directly,
     checkpoint_layer,
+    resize_prompt,
 )
 from ..vggish import VGGishModel
 from .configuration_aavs import AAVSConfig
@@ -467,11 +468,6 @@ class AAVSRobustAudioAwareKey(nn.Module):
         token = torch.where(prompt >= self.sounding_threshold, self.sounding_embed.weight, self.uncertain_embed.weight)
         token = torch.where(prompt <= self.silence_threshold, self.silence_embed.weight, token)
         return key_position_embeddings + token
-
-
-def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
-    return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
 
 
 def init_linear_as_torch(linear: nn.Linear):

@@ -43,7 +43,13 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ..backbones import build_backbone, load_backbone_weights
-from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin, check_frame_size
+from ..modeling_base import (
+    AudioVisualModelMixin,
+    AudioVisualSegmentationMixin,
+    CheckpointingMixin,
+    check_frame_size,
+    resize_prompt,
+)
 from ..vggish import VGGishModel
 from .configuration_tpavi import TPAVIConfig
 from .loss_tpavi import TPAVILoss
@@ -412,12 +418,7 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
         for fusion_block, feature_map in zip(self.decoder[-2::-1], feature_maps[-2::-1]):
             hidden_states = fusion_block(feature_map, hidden_states)
         if prompt_masks is not None:
-            hidden_states = hidden_states + nn.functional.interpolate(
-                prompt_masks[:, None].to(hidden_states.dtype),
-                size=hidden_states.shape[-2:],
-                mode="bilinear",
-                align_corners=False,
-            )
+            hidden_states = hidden_states + resize_prompt(prompt_masks, hidden_states.shape[-2:]).to(hidden_states)
         return TPAVIModelOutput(
             last_hidden_state=hidden_states, feature_maps=feature_maps, audio_features=audio_features
         )
