@@ -388,12 +388,14 @@ class AudioVisualImageProcessorMixin:
         return results
 
 
+@auto_docstring(
+    custom_intro="""
+    What the image processors of models share that label each pixel: such a model's output has `logits` `(frames,
+    labels, height, width)`, or, with two labels, `(frames, 1, height, width)`, that something sounds. The scores are
+    probabilities.
+    """
+)
 class PixelImageProcessorMixin(AudioVisualImageProcessorMixin):
-    """
-    Of models that label each pixel: their output has `logits` `(frames, labels, height, width)`, or, with two labels,
-    `(frames, 1, height, width)`, that something sounds. The scores are probabilities.
-    """
-
     def get_segmentation_scores(self, outputs: ModelOutput) -> tuple[int, Iterator[torch.Tensor]]:
         def iterate() -> Iterator[torch.Tensor]:
             for logits in outputs.logits.float():

@@ -23,8 +23,8 @@ labels). Queries are not matched with anything, and frames do not see one anothe
 
 We follow the released program, which the released checkpoints fit. What takes part in nothing is left out: two
 branches of the head (`fpn`, `attn_fc`), a second copy of ResNet's last two stages, and queries and keys where there is
-a single key, the sound. One difference in training: the released program for AVSS fills clips of five up with empty frames,
-which ResNet's batch norms see; here they see real frames alone.
+a single key, the sound. One difference in training: the released program for AVSS fills clips of five up with empty
+frames, which ResNet's batch norms see; here they see real frames alone.
 """
 
 import math
