@@ -903,6 +903,8 @@ register_checkpoint_conversion_mapping(
             r"decoder\.layers\.(\d+)\.self_attn\.out_proj\.adapter\.", r"decoder.layers.\1.self_attn.adapter."
         ),
     ],
+    # Repositories that carry this code each do the same.
+    overwrite=True,
 )
 
 __all__ = ["AAVSForAudioVisualSegmentation", "AAVSModel", "AAVSPreTrainedModel"]
