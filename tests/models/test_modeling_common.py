@@ -548,24 +548,34 @@ def test_each_parameter_learns(case):
     assert all(value.isfinite().all() for value in gradients.values())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_loss_is_computed_in_full_precision(case, dtype):
+HALF_PRECISIONS = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@HALF_PRECISIONS
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_loss_is_computed_in_full_precision(case, dtype, autocast):
     inputs = case.make_inputs()
     targets = case.make_targets(inputs)
     expected = get_gradients(copy.deepcopy(case.model), inputs, targets)["loss"]
-    if dtype == torch.float32:  # under autocast
-        with torch.autocast("cpu", torch.bfloat16):
-            gradients = get_gradients(case.model, inputs, targets)
+    if autocast:
+        with torch.autocast("cpu", dtype):
+            results = get_gradients(case.model, inputs, targets)
     else:
-        gradients = get_gradients(case.model.to(dtype), move(inputs, dtype), targets)
-    assert gradients["loss"].dtype == torch.float32
-    assert_close(gradients["loss"], expected, rtol=0.1, atol=0)
-    assert all(value.isfinite().all() for value in gradients.values())
+        results = get_gradients(case.model.to(dtype), move(inputs, dtype), targets)
+    assert results["loss"].dtype == torch.float32
+    assert_close(results["loss"], expected, rtol=0.1, atol=0)
+    assert all(value.isfinite().all() for value in results.values())
 
 
-def test_half_precision_is_near_full_precision(case):
+@HALF_PRECISIONS
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_is_near_full_precision(case, dtype, autocast):
     inputs = case.make_inputs()
     expected = get_scores(case, run(case.model, inputs))
-    scores = get_scores(case, run(case.model.to(torch.bfloat16), move(inputs, torch.bfloat16)))
+    if autocast:
+        with torch.autocast("cpu", dtype):
+            scores = get_scores(case, run(case.model, inputs))
+    else:
+        scores = get_scores(case, run(case.model.to(dtype), move(inputs, dtype)))
     assert scores.dtype == torch.float32
     assert (scores - expected).abs().mean() < 0.1 * expected.abs().max()

@@ -182,6 +182,16 @@ class AAVSAdapterMixin:
                 yield "adapter", adapter
             yield name, module
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        # As of before, e.g. of a run that goes on: the adapter was part of the layer, and the layer always there.
+        for name in [name for name in state_dict if name.startswith(f"{prefix}{self.adapted}.")]:
+            part = name.removeprefix(f"{prefix}{self.adapted}.")
+            if part.startswith("adapter."):
+                state_dict[f"{prefix}{part}"] = state_dict.pop(name)
+            elif isinstance(getattr(self, self.adapted), nn.Identity):
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
 
 class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
     adapted = "o_proj"
