@@ -264,6 +264,8 @@ class AAVSPixelDecoder(Mask2FormerPixelDecoder):
     def __init__(self, config: AAVSConfig, feature_channels: list[int]):
         super().__init__(config, feature_channels)
         self.encoder.layers = nn.ModuleList([AAVSPixelDecoderLayer(config) for _ in range(config.encoder_layers)])
+        # transformers' own is on the CPU even under `torch.device("meta")`.
+        self.level_embed = nn.Parameter(torch.empty(self.level_embed.shape))
 
 
 class AAVSAudioProjector(nn.Module):
