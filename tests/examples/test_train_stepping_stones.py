@@ -36,8 +36,6 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from accelerate.utils.constants import (
     FSDP_AUTO_WRAP_POLICY,
-    FSDP_BACKWARD_PREFETCH,
-    FSDP_SHARDING_STRATEGY,
     FSDP_STATE_DICT_TYPE,
 )
 from huggingface_hub import ModelCard
@@ -870,9 +868,7 @@ def test_the_configs_of_accelerate_are_read(name):
     options = {action.dest for action in launch_command_parser()._actions}
     assert {*config.fsdp_config, *config.deepspeed_config} <= options
     if name == "fsdp":
-        assert config.fsdp_config["fsdp_reshard_after_forward"] in FSDP_SHARDING_STRATEGY
         assert config.fsdp_config["fsdp_auto_wrap_policy"] in FSDP_AUTO_WRAP_POLICY
-        assert config.fsdp_config["fsdp_backward_prefetch"] in FSDP_BACKWARD_PREFETCH
         assert config.fsdp_config["fsdp_state_dict_type"] in FSDP_STATE_DICT_TYPE
 
 
