@@ -118,7 +118,7 @@ def test_the_example_trains_saves_and_scores_as_the_librarys_own_evaluation_does
     scores = evaluate(
         Accelerator(), clips, collator, lambda inputs: segment(model, processor, inputs), FrameScores(71), batch_size=1
     )
-    assert len(scores.statistics) == 10
+    assert len(scores) == 10
     expected = scores.results()
     for name in ("miou", "fscore", "miou_star", "miou_seen"):
         assert figures[f"eval_{name}"] == pytest.approx(expected[name])

@@ -21,6 +21,7 @@ from .registration import register_metric
 if TYPE_CHECKING:
     from .avss_miou.avss_miou import (
         AvssMiou,
+        FrameCounts,
         binary_results,
         binary_statistics,
         semantic_results,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AvssMiou",
+    "FrameCounts",
     "binary_results",
     "binary_statistics",
     "register_metric",

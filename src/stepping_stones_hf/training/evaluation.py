@@ -13,7 +13,6 @@
 # limitations under the License.
 """Scores of both stages over any number of processes: each reduces its frames to counts, which are then gathered."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from ..data.collator import AVSCollator
 from ..data.labels import CLASS_NAMES, color_to_index
 from ..data.layout import CONFIG_SUBSETS
 from ..data.media import load_image, open_image
-from ..metrics import binary_results, binary_statistics, semantic_results, semantic_statistics
+from ..metrics import FrameCounts
 from ..models.aavs.image_processing_pil_aavs import AAVSImageProcessorPil, resize_bilinear, resize_nearest
 from ..models.aavs.processing_aavs import AAVSProcessor
 from ..models.vggish.feature_extraction_vggish import VGGishFeatureExtractor
@@ -44,86 +43,40 @@ from .mask_store import mask_path
 Frame = tuple[str, str, int]  # subset, video, index
 
 
-class FrameScores:
+class FrameScores(FrameCounts):
     """
-    The counts of frames by name, from which every protocol's results follow. A frame that is added again counts once.
+    The counts of annotated frames, named by subset, video and index, from which every protocol's results follow.
 
     Args:
         num_classes (`int`, *optional*):
-            Number of classes of label maps. Without it predictions are scores of what sounds.
+            Number of classes of label maps `(height, width)`. Without it predictions are scores of what sounds.
         score_rule (`str`, *optional*, defaults to `"two_channel"`):
-            What such scores are: those of background and of what sounds, by the released program's rule, or else see
-            `binary_statistics`.
+            What such scores are: those of background and of what sounds, `(2, height, width)`, by the released
+            program's rule, or else see [`~metrics.binary_statistics`].
     """
 
     def __init__(self, num_classes: int | None = None, score_rule: str = "two_channel"):
-        self.num_classes, self.score_rule = num_classes, score_rule
-        self.statistics: dict[Frame, np.ndarray] = {}
-
-    def add(
-        self, frames: Sequence[Frame], predictions: Sequence[np.ndarray], label_maps: Sequence[np.ndarray]
-    ) -> None:
-        """
-        Adds frames with their predictions, label maps `(height, width)` or scores `(2, height, width)` (of other
-        rules `(height, width)`), and their true label maps `(height, width)`.
-        """
-        for frame, prediction, label_map in zip(frames, predictions, label_maps, strict=True):
-            if self.num_classes is None:
-                self.statistics[frame] = binary_statistics(prediction, label_map, self.score_rule)
-            else:
-                self.statistics[frame] = semantic_statistics(prediction, label_map, self.num_classes)
+        self.num_classes = num_classes
+        if num_classes is None:
+            super().__init__("binary", score_rule=score_rule)
+        else:
+            super().__init__("semantic", num_classes=num_classes)
 
     def gather(self) -> None:
         """Gives every process the frames of all processes."""
-        gathered = gather_object([self.statistics])
-        self.statistics = {frame: counts for statistics in gathered for frame, counts in statistics.items()}
-
-    def select(self, videos: Iterable[tuple[str, str]]) -> "FrameScores":
-        """The frames of some videos, named by subset and video."""
-        videos = set(videos)
-        selected = FrameScores(self.num_classes, self.score_rule)
-        selected.statistics = {frame: counts for frame, counts in self.statistics.items() if frame[:2] in videos}
-        return selected
-
-    @property
-    def videos(self) -> set[tuple[str, str]]:
-        """Subset and name of each video."""
-        return {frame[:2] for frame in self.statistics}
+        for frames in gather_object([self.frames]):
+            self.extend(frames.items())
 
     @property
     def subsets(self) -> list[str]:
         """Which there are, in the papers' order: S4, MS3, V2."""
-        return sorted({subset for subset, _, _ in self.statistics}, key=CONFIG_SUBSETS["avss"].index)
+        return sorted({subset for subset, _ in self.videos}, key=CONFIG_SUBSETS["avss"].index)
 
     def results(self, subset: str | None = None, **options) -> dict:
-        """
-        The results of all frames, or of those of one subset: see `semantic_results` and `binary_results`. Those of
-        label maps have `silent_frames` too.
-        """
-        frames = sorted(frame for frame in self.statistics if subset in (None, frame[0]))
-        videos = [frame[:2] for frame in frames]
-        numbers = np.cumsum([0, *(video != last for last, video in zip(videos, videos[1:]))])
-        statistics = [self.statistics[frame] for frame in frames]
-        if self.num_classes is None:
-            return binary_results(statistics, numbers, **options)
-        results = semantic_results(statistics, numbers, self.num_classes, **options)
-        return results | {"silent_frames": count_silence(statistics)}
-
-
-def count_silence(statistics: Sequence[np.ndarray]) -> dict[str, float]:
-    """`silent_frames` of `binary_results`, of the `semantic_statistics` of frames."""
-    marked = []  # of each silent frame the share of pixels that are not predicted as background
-    for counts in statistics:
-        classes, _, labelled, *predicted = counts[1:].reshape(-1, 6).astype(np.int64).T
-        if not labelled[classes > 0].any():
-            predicted = np.sum(predicted, axis=0)
-            marked.append(predicted[classes > 0].sum() / predicted.sum())
-    marked = np.array(marked)
-    return {
-        "count": len(marked),
-        "correct_silence_rate": float((marked == 0).mean()) if len(marked) else math.nan,
-        "false_alarm_area": float(marked.mean()) if len(marked) else math.nan,
-    }
+        """The results of all frames, or of those of one subset: see [`~metrics.FrameCounts.results`]."""
+        if subset is not None:
+            return self.select(video for video in self.videos if video[0] == subset).results(**options)
+        return super().results(**options)
 
 
 def localize(model, processor, inputs) -> torch.Tensor:
@@ -322,7 +275,6 @@ __all__ = [
     "LabelCollator",
     "calibrate_prompts",
     "count_predictions",
-    "count_silence",
     "evaluate",
     "localize",
     "make_prompts",

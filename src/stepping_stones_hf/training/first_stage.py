@@ -123,7 +123,7 @@ def finish_store(
             localizer=name_model(localizer_dir),
             localizer_hash=hash_model_folder(localizer_dir),
             data_fingerprint=fingerprint_clips(clips),
-            num_frames=len(scores.statistics),
+            num_frames=len(scores),
             # What sounds has the larger score, hence more than half of both.
             threshold=None if soft else 0.5,
             scores=summarize_localization(scores),

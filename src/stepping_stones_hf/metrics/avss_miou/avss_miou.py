@@ -21,15 +21,17 @@ Two families of protocols are published under the same names, "mIoU" and "F-scor
   confusion matrix over the whole set.
 
 Both are functions of a few counts per frame. `semantic_statistics` and `binary_statistics` make these counts,
-`semantic_results` and `binary_results` turn the counts of a test set into the results, and `AvssMiou` is the
-`evaluate.Metric` around them. The file needs numpy and evaluate (with its own dependency datasets) and nothing else.
+`semantic_results` and `binary_results` turn the counts of a test set into the results. `FrameCounts` keeps the counts
+of frames by name, and `AvssMiou` is the `evaluate.Metric` around it. The file needs numpy and evaluate (with its own
+dependency datasets) and nothing else.
 
 The programs add a tiny number to denominators, too small for their float32 to see. Here there is none.
 """
 
+import copy
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 
 import datasets
@@ -37,7 +39,14 @@ import evaluate
 import numpy as np
 
 
-__all__ = ["AvssMiou", "binary_results", "binary_statistics", "semantic_results", "semantic_statistics"]
+__all__ = [
+    "AvssMiou",
+    "FrameCounts",
+    "binary_results",
+    "binary_statistics",
+    "semantic_results",
+    "semantic_statistics",
+]
 
 BETA_SQUARED = 0.3
 # The CAVP program turns this label into an ignored one, whatever the number of classes is.
@@ -62,8 +71,6 @@ SUMMARY_OPTIONS = {
     "binary": {"videos_per_batch": 1, "confidence": None},
 }
 SCORE_RULES = ("probability", "logit", "two_channel")
-# The place of a frame of which only the video is known; no two such frames are the same.
-UNKNOWN_PLACE = -1
 # What each of several processes writes last, in place of a frame.
 END_MARK = b"end"
 
@@ -261,10 +268,11 @@ def semantic_results(
         num_classes, pad_to, confidence: as in [`AvssMiou`].
 
     Returns:
-        `dict`: floats, counts, and arrays of shape `(num_classes,)`.
+        `dict`: floats, counts, and lists with an entry for each class.
     """
     counts = np.concatenate([frame[1:].reshape(-1, 6) for frame in statistics])
-    video_of_count = np.repeat(videos, [frame.size // 6 for frame in statistics])
+    frame_of_count = np.repeat(np.arange(len(statistics)), [frame.size // 6 for frame in statistics])
+    video_of_count = videos[frame_of_count]
     classes, overlap, labelled, predicted, predicted_on_255, predicted_beyond = counts.T
 
     # AVSBench: every pixel that is not ignored counts as a prediction, also where its label is none of the classes.
@@ -272,6 +280,13 @@ def semantic_results(
     iou = overlap / (labelled + area - overlap)
     fscore = (1 + BETA_SQUARED) * overlap / (BETA_SQUARED * labelled + area)
     columns = [np.ones_like(iou), iou, fscore, overlap, labelled, predicted, predicted_beyond]
+
+    def per_frame(pixels: np.ndarray) -> np.ndarray:
+        return np.bincount(frame_of_count, weights=pixels, minlength=len(statistics))
+
+    scored, sounds = per_frame(area), per_frame(labelled * (classes > 0))
+    silent = (scored > 0) & (sounds == 0)  # a frame of which every pixel is ignored is neither
+    marked = per_frame(area * (classes > 0))[silent] / scored[silent]
 
     padding = np.zeros(videos.max() + 1)
     if pad_to is not None:
@@ -290,7 +305,8 @@ def semantic_results(
         **_semantic_means(per_class),
         "pixel_accuracy": _pixel_accuracy(*overall[:, 3:].T),
         "per_class": _per_class_results(per_class, *overall[:, 3:6].T),
-        "frames_per_class": overall[:, 0].astype(np.int64),
+        "frames_per_class": overall[:, 0].astype(np.int64).tolist(),
+        "silent_frames": _silent_frames(marked),
         "num_frames": len(statistics),
         "num_videos": padding.size,
         "out_of_range_pixels": sum(int(frame[0]) for frame in statistics),
@@ -366,14 +382,20 @@ def _pixel_accuracy(
 
 def _per_class_results(
     scores: dict[str, np.ndarray], overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray
-) -> dict[str, np.ndarray]:
-    return {
+) -> dict[str, list]:
+    arrays = {
         **{name: np.nan_to_num(scores[name]) for name in ("iou", "fscore", "iou_star") if name in scores},
         **{name: scores[name] for name in ("fscore_star", "fdr_star")},
         "true_positives": overlap.astype(np.int64),
         "false_positives": (predicted - overlap).astype(np.int64),
         "false_negatives": (labelled - overlap).astype(np.int64),
     }
+    return {name: values.tolist() for name, values in arrays.items()}
+
+
+def _silent_frames(marked: np.ndarray) -> dict[str, float]:
+    """Of frames in which nothing sounds, given the share of each that is marked."""
+    return {"count": len(marked), "correct_silence_rate": _mean(marked == 0), "false_alarm_area": _mean(marked)}
 
 
 def binary_results(
@@ -387,7 +409,7 @@ def binary_results(
         videos_per_batch, confidence: as in [`AvssMiou`].
 
     Returns:
-        `dict`: floats, counts, arrays per class of shape `(2,)` and per batch.
+        `dict`: floats, counts, and lists with an entry for each class, or for each batch.
     """
     frames = np.stack(statistics)
     sums = np.stack([_video_sums(video) for video in np.split(frames, np.flatnonzero(np.diff(videos)) + 1)])
@@ -401,12 +423,8 @@ def binary_results(
         **_star_means(per_class),
         "pixel_accuracy": _pixel_accuracy(*pixels),
         "per_class": _per_class_results(per_class, *pixels[:3]),
-        "threshold_at_max": thresholds,
-        "silent_frames": {
-            "count": int(silent.sum()),
-            "correct_silence_rate": _mean(mask_area[silent] == 0),
-            "false_alarm_area": _mean(mask_area[silent] / size[silent]),
-        },
+        "threshold_at_max": thresholds.tolist(),
+        "silent_frames": _silent_frames(mask_area[silent] / size[silent]),
         "num_frames": len(frames),
         "num_videos": len(sums),
     }
@@ -484,11 +502,95 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
+class FrameCounts:
+    """The counts of frames by name, from which the results follow: 2 KB for scores, 24 bytes a class for label maps.
+
+    The last part of a name is the place of the frame in its video, those before it are the video's name. A frame that
+    is added again, as a distributed sampler repeats samples, counts once.
+
+    Args:
+        config_name (`str`, *optional*, defaults to `"semantic"`): `"semantic"` for label maps, `"binary"` for scores.
+        options: those of `semantic_statistics` or of `binary_statistics`.
+
+    Raises:
+        `ValueError`: there is no such configuration or option, or an option has a bad value.
+    """
+
+    def __init__(self, config_name: str = "semantic", **options):
+        if config_name not in REDUCTION_OPTIONS:
+            raise ValueError(f"the configurations are {list(REDUCTION_OPTIONS)}, found {config_name!r}")
+        self.config_name, self.options = config_name, _check_options(options, REDUCTION_OPTIONS[config_name])
+        self.frames: dict[tuple, tuple[int, bytes]] = {}  # by name the checksum of the reference, and the counts
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def videos(self) -> set[tuple]:
+        """The names of the videos."""
+        return {name[:-1] for name in self.frames}
+
+    def add(self, names: Iterable[tuple], predictions: Iterable, references: Iterable) -> None:
+        """Adds frames, given what `semantic_statistics` or `binary_statistics` takes of each.
+
+        Raises:
+            `ValueError`: a frame is bad, or known by its name with another reference.
+        """
+        self.extend(self.reduce(names, predictions, references))
+
+    def reduce(self, names: Iterable[tuple], predictions: Iterable, references: Iterable) -> list[tuple]:
+        """Frames as `extend` takes them, here or in another process."""
+        reduce = semantic_statistics if self.config_name == "semantic" else binary_statistics
+        reduced = []
+        for index, (name, prediction, reference) in enumerate(zip(names, predictions, references, strict=True)):
+            try:
+                counts = reduce(prediction, reference, **self.options).tobytes()
+            except ValueError as error:
+                raise ValueError(f"frame {index} of the call ({_describe(name)}): {error}") from None
+            # The same for every dtype; begun with the width, so that the shape counts too.
+            checksum = zlib.crc32(reference.astype(np.uint8, order="C"), reference.shape[1])
+            reduced.append((name, (checksum, counts)))
+        return reduced
+
+    def extend(self, reduced: Iterable[tuple]) -> None:
+        """Adds reduced frames, such as the items of another one's `frames`."""
+        for name, frame in reduced:
+            kept = self.frames.setdefault(name, frame)
+            if kept[0] != frame[0]:
+                raise ValueError(
+                    f"two frames with different references are both {_describe(name)}. Give frame_ids, or, where "
+                    "every call holds whole clips, num_frames"
+                )
+            self.frames[name] = min(kept, frame)  # the same one in whatever order they come
+
+    def select(self, videos: Iterable[tuple]) -> "FrameCounts":
+        """The frames of some videos."""
+        videos, selected = set(videos), copy.copy(self)
+        selected.frames = {name: frame for name, frame in self.frames.items() if name[:-1] in videos}
+        return selected
+
+    def results(self, **summary) -> dict:
+        """What `semantic_results` or `binary_results` makes of the frames, given their options.
+
+        Raises:
+            `ValueError`: there are no frames.
+        """
+        if not self.frames:
+            raise ValueError("there are no frames")
+        # Sums of floats depend on their order: the same frames get the same one, whichever way they came.
+        names = sorted(self.frames)
+        videos = np.cumsum([0, *(name[:-1] != last[:-1] for last, name in zip(names, names[1:]))])
+        statistics = [np.frombuffer(self.frames[name][1], np.uint32) for name in names]
+        if self.config_name == "semantic":
+            return semantic_results(statistics, videos, self.options["num_classes"], **summary)
+        return binary_results(statistics, videos, **summary)
+
+
 class AvssMiou(evaluate.Metric):
     """Audio-visual segmentation scores by every protocol, from one pass over the frames.
 
-    A frame is reduced to its counts when it arrives: 2 KB for scores, 24 bytes a class for label maps. The
-    order of arrival does not matter, and the frames of several processes (`num_process`, `process_id`) merge exactly.
+    A frame is reduced to its counts when it arrives: see `FrameCounts`. The order of arrival does not matter, and the
+    frames of several processes (`num_process`, `process_id`) merge exactly.
 
     A frame is known by its video and its place in it. The place is what `frame_ids` says, or, where `num_frames` says
     that a call holds whole clips, what is counted within the clip. A frame that arrives again, as a distributed
@@ -518,8 +620,8 @@ class AvssMiou(evaluate.Metric):
     {'miou': 0.28167, 'fscore': 0.33793, 'miou_no_background': 0.1875, 'miou_seen': 0.46944}
     >>> {name: round(results[name], 5) for name in ("miou_star", "fscore_star", "fdr_star", "pixel_accuracy")}
     {'miou_star': 0.28333, 'fscore_star': 0.42332, 'fdr_star': 0.42105, 'pixel_accuracy': 0.70833}
-    >>> results["per_class"]["iou"].round(5)
-    array([0.65833, 0.75   , 0.     , 0.     , 0.     ])
+    >>> [round(iou, 5) for iou in results["per_class"]["iou"]]
+    [0.65833, 0.75, 0.0, 0.0, 0.0]
 
     >>> metric = evaluate.load("avss_miou", "binary", score_rule="two_channel")
     >>> results = metric.compute(
@@ -540,12 +642,9 @@ class AvssMiou(evaluate.Metric):
 
     def __init__(self, config_name: str | None = None, **kwargs):
         config_name = config_name or "semantic"
-        if config_name not in REDUCTION_OPTIONS:
-            raise ValueError(f"the configurations are {list(REDUCTION_OPTIONS)}, found {config_name!r}")
-        defaults = REDUCTION_OPTIONS[config_name]
-        evaluate_options = set(signature(evaluate.Metric.__init__).parameters) - {"self", "config_name", "kwargs"}
-        _check_names(kwargs, [*defaults, *sorted(evaluate_options)])
-        self._options = _checked(defaults | {name: kwargs.pop(name) for name in defaults if name in kwargs})
+        of_evaluate = set(signature(evaluate.Metric.__init__).parameters) - {"kwargs"}
+        reduction = {name: kwargs.pop(name) for name in set(kwargs) - of_evaluate}
+        self._options = FrameCounts(config_name, **reduction).options
         self._num_calls = 0
         super().__init__(config_name=config_name, **kwargs)
 
@@ -569,32 +668,25 @@ class AvssMiou(evaluate.Metric):
                 "there must be as many predictions as references and at least one, found "
                 f"{len(predictions)} predictions and {len(references)} references"
             )
-        identities = self._identify(len(references), video_ids, num_frames, frame_ids)
-        reduce = semantic_statistics if self.config_name == "semantic" else binary_statistics
-        counts, names = [], []
-        for index, (prediction, reference) in enumerate(zip(predictions, references)):
-            try:
-                counts.append(reduce(prediction, reference, **self._options).tobytes())
-            except ValueError as error:
-                raise ValueError(f"frame {index} of the call ({_describe(identities[index])}): {error}") from None
-            # The same for every dtype; begun with the width, so that the shape counts too.
-            checksum = zlib.crc32(reference.astype(np.uint8, order="C"), reference.shape[1])
-            names.append(json.dumps([identities[index], checksum]).encode())
-        super().add_batch(predictions=counts, references=names)
+        names = self._name_frames(len(references), video_ids, num_frames, frame_ids)
+        reduced = FrameCounts(self.config_name, **self._options).reduce(names, predictions, references)
+        super().add_batch(
+            predictions=[counts for _, (_, counts) in reduced],
+            references=[json.dumps([name, checksum]).encode() for name, (checksum, _) in reduced],
+        )
         self._num_calls += 1
 
-    def add(self, *, prediction=None, reference=None, video_ids=None, frame_ids=None):
-        """Add one frame."""
-        self.add_batch(predictions=[prediction], references=[reference], video_ids=video_ids, frame_ids=frame_ids)
+    def add(self, *, prediction=None, reference=None, video_ids=None, frame_ids=None, **inputs):
+        """Add one frame. `evaluate.combine` hands it on under the names of the features, in the plural."""
+        inputs = {"predictions": prediction, "references": reference, **inputs}
+        self.add_batch(video_ids=video_ids, frame_ids=frame_ids, **{name: [inputs[name]] for name in inputs})
 
     def compute(
         self, *, predictions=None, references=None, video_ids=None, num_frames=None, frame_ids=None, **options
     ) -> dict | None:
         """Compute the results of all frames that were added and those given here, and start anew."""
-        summary = SUMMARY_OPTIONS[self.config_name] | options
-        reduction = {name: summary.pop(name) for name in self._options if name in summary}
-        _check_names(summary, SUMMARY_OPTIONS[self.config_name])
-        summary = _checked(summary)
+        reduction = {name: options.pop(name) for name in self._options if name in options}
+        summary = _check_options(options, SUMMARY_OPTIONS[self.config_name])
         inputs = {
             "predictions": predictions,
             "references": references,
@@ -607,7 +699,6 @@ class AvssMiou(evaluate.Metric):
         if brings_data and self.writer is None:
             self._options = loaded_options | reduction
         try:
-            self._options = _checked(self._options)
             changed = {name: value for name, value in reduction.items() if value != self._options[name]}
             if changed:
                 raise ValueError(
@@ -635,43 +726,23 @@ class AvssMiou(evaluate.Metric):
     def _compute(self, predictions, references, **summary) -> dict | ValueError:
         # Where this raised an error, evaluate would keep its files and locks: `compute` raises it, after evaluate.
         try:
-            return self._summarize(predictions, references, **summary)
+            ended = references.count(END_MARK)
+            if self.num_process > 1 and ended != self.num_process:
+                raise ValueError(f"only {ended} of {self.num_process} processes came to their end")
+            rows = [(*json.loads(name), counts) for name, counts in zip(references, predictions) if name != END_MARK]
+            frames = FrameCounts(self.config_name, **self._options)
+            frames.extend((tuple(name), (checksum, counts)) for name, checksum, counts in rows)
+            # Where places are unknown, counts order the frames of a video; so they do where places are known.
+            frames.frames = {(*name[:-1], (frame[1], name[-1])): frame for name, frame in frames.frames.items()}
+            return frames.results(**summary) | {"repeated_frames": len(rows) - len(frames)}
         except ValueError as error:
             return error
 
-    def _summarize(self, predictions, references, **summary) -> dict:
-        ended = references.count(END_MARK)
-        if self.num_process > 1 and ended != self.num_process:
-            raise ValueError(f"only {ended} of {self.num_process} processes came to their end")
-        frames = [frame for frame in zip(references, predictions) if frame[0] != END_MARK]
-        frames = sorted((*json.loads(name), counts) for name, counts in frames)
-        kept = frames[:1]
-        for identity, checksum, counts in frames[1:]:
-            last_identity, last_checksum, _ = kept[-1]
-            if identity != last_identity or identity[-1] == UNKNOWN_PLACE:
-                kept.append((identity, checksum, counts))
-            elif checksum != last_checksum:
-                raise ValueError(
-                    f"two frames with different references are both {_describe(identity)}. Give frame_ids, or, where "
-                    "every call holds whole clips, num_frames"
-                )
-        if not kept:
-            raise ValueError("there are no frames: no process has added any")
-        # Sums of floats depend on their order: the same frames get the same one, whichever way they came.
-        kept.sort(key=lambda frame: (frame[0][:-1], frame[2]))
-        names = [identity[:-1] for identity, _, _ in kept]
-        videos = np.cumsum([0, *(name != previous for previous, name in zip(names, names[1:]))])
-        statistics = [np.frombuffer(counts, np.uint32) for _, _, counts in kept]
-        if self.config_name == "semantic":
-            results = semantic_results(statistics, videos, self._options["num_classes"], **summary)
-        else:
-            results = binary_results(statistics, videos, **summary)
-        return results | {"repeated_frames": len(frames) - len(kept)}
+    def _name_frames(self, count: int, video_ids, num_frames, frame_ids) -> list[tuple]:
+        """The names of the frames of a call: the parts of the video's, by which videos are ordered, and the place.
 
-    def _identify(self, count: int, video_ids, num_frames, frame_ids) -> list[list]:
-        """Who each frame of a call is: the parts of its video's name, by which videos are ordered, and its place.
-
-        The first part is 0 for a video that has no name but its call, 1 for an `int`, 2 for a `str`.
+        The first part is 0 for a video that has no name but its call, 1 for an `int`, 2 for a `str`. A place below 0
+        is an unknown one; no two of them are the same.
         """
         if frame_ids is not None and (video_ids is None or num_frames is not None):
             raise ValueError("frame_ids go with video_ids that name the video of each frame, and without num_frames")
@@ -685,18 +756,18 @@ class AvssMiou(evaluate.Metric):
         if sum(lengths) != count:
             raise ValueError(f"num_frames must add up to the {count} frames of the call, found {lengths}")
         if video_ids is None:
-            videos = [[0, self._num_calls, self.process_id, clip] for clip in range(len(lengths))]
+            videos = [(0, self._num_calls, self.process_id, clip) for clip in range(len(lengths))]
         else:
             expected = len(lengths) if whole_clips else count
-            names = _as_list(video_ids, "video_ids", [int, str], length=expected, repeats=expected)
-            videos = [[2 if isinstance(name, str) else 1, name] for name in names]
+            ids = _as_list(video_ids, "video_ids", [int, str], length=expected, repeats=expected)
+            videos = [(2 if isinstance(video_id, str) else 1, video_id) for video_id in ids]
         if whole_clips:
-            return [[*video, place] for video, length in zip(videos, lengths) for place in range(length)]
+            return [(*video, place) for video, length in zip(videos, lengths) for place in range(length)]
         if frame_ids is not None:
             places = _as_list(frame_ids, "frame_ids", [int], length=count, minimum=0)
         else:
-            places = [UNKNOWN_PLACE] * count
-        return [[*video, place] for video, place in zip(videos, places)]
+            places = range(-1 - len(self), -1 - len(self) - count, -1)
+        return [(*video, place) for video, place in zip(videos, places)]
 
 
 def _to_numpy(value) -> np.ndarray:
@@ -707,7 +778,7 @@ def _to_numpy(value) -> np.ndarray:
 
 
 def _frames(values, name: str, ndim: int) -> list[np.ndarray]:
-    if isinstance(values, (list, tuple)):
+    if isinstance(values, Sequence):  # a list, or a column of a data set
         frames = []
         for index, value in enumerate(values):
             try:
@@ -742,20 +813,18 @@ def _as_list(
     return values
 
 
-def _describe(identity: list) -> str:
-    *video, place = identity
-    name = f"video {video[1]!r}" if video[0] else "a video without a name"
-    return name if place == UNKNOWN_PLACE else f"frame {place} of {name}"
+def _describe(name: tuple) -> str:
+    *video, place = name
+    described = "a video without a name" if video[0] == 0 else f"video {video[-1]!r}"
+    return described if place < 0 else f"frame {place} of {described}"
 
 
-def _check_names(given, known) -> None:
-    unknown = sorted(set(given) - set(known))
+def _check_options(options: dict, defaults: dict) -> dict:
+    """The options with the defaults of those that are not given, as Python values."""
+    unknown = sorted(set(options) - set(defaults))
     if unknown:
-        raise ValueError(f"there is no option {unknown[0]!r} here, only {list(known)}")
-
-
-def _checked(options: dict) -> dict:
-    """The options, if they are good, as Python values."""
+        raise ValueError(f"there is no option {unknown[0]!r} here, only {list(defaults)}")
+    options = defaults | options
     options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     two_channel = options.get("score_rule") == "two_channel"
 
