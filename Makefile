@@ -20,9 +20,9 @@ demo: $(VENV)/.installed
 test: quality
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-# Among them those that need the extra "export".
+# Among them those that need the extras "adapt" and "export".
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,export]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,adapt,export]"
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # The demo's page in a real browser. SCREENSHOT=page.png keeps a picture of it.

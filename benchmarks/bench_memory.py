@@ -41,8 +41,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
+from stepping_stones_hf.models.aavs.recipe_aavs import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
 from stepping_stones_hf.training.activation_checkpointing import checkpoint_activations
-from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS, set_trainable
+from stepping_stones_hf.training.stages import set_trainable
 
 
 __all__ = ["main", "make_clip", "step"]

@@ -14,14 +14,19 @@
 """
 The paper's ablations, on any data, with several seeds: Table 2 (the strategy with first stages of three qualities),
 Table 3 (adaptive or shared audio query), Table 4 (mask fusion and robust keys), Table E3 (initial attention masks),
-and what the paper lacks: one stage with as many steps as both stages, a first stage without ears, and one that is
+and what the paper lacks: one stage with as many steps as both stages, a localizer that hears nothing, and one that is
 trained three times as long.
 
     python examples/ablations.py --config examples/configs/ablations.yaml --output_dir runs/ablations --jobs 2
 
-Each run is a call of train_stepping_stones.py in a folder of its own; the same command goes on with what is missing,
+And Table 2 for every system that it is about, each with one stage, with localizers of low and of high quality, with
+true masks and with its own localizer:
+
+    python examples/ablations.py table2 --output_dir runs/table2 --jobs 2
+
+Each run is a call of train_stepping_stones.py in a folder of its own; the same command resumes with what is missing,
 and refuses runs that were finished with another config. One that fails does not stop the others.
-The folder gets results.csv, a row for each seed, run and prompt, and table.md, with means and 95 % intervals
+The folder gets results.csv, a row for each (system,) seed, run and prompt, and table.md, with means and 95 % intervals
 (Student's t over the seeds). Differences are paired by seed: the same data, order of the data, and initial weights of
 all that two models share. On the real sets give the config's `mask2former_name_or_path` and `vggish_checkpoint`.
 """
@@ -31,9 +36,11 @@ import json
 import os
 import subprocess
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -42,7 +49,9 @@ from scipy.stats import t as student_t
 from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
 
 from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.files import write_text, write_whole
 from stepping_stones_hf.training.checkpoints import find_changes
+from stepping_stones_hf.training.report import format_table
 
 
 EXAMPLES = Path(__file__).parent
@@ -53,7 +62,7 @@ STAGE_1_RUNS = {
     # Three times the steps: the prompts are the lever, and stage 2 does not care when its first stage was trained.
     "stage_1_longer": [],
     "stage_1_shared_query": ["--config_overrides", "audio_query=shared"],
-    "stage_1_silence": ["--sound", "silence"],
+    "stage_1_silence": ["--audio", "silence"],
 }
 STAGE_2_RUNS = {
     "full": [],
@@ -66,6 +75,8 @@ STAGE_2_RUNS = {
     "one_stage_shared_query": ["--train_prompts", "none", "--config_overrides", "audio_query=shared"],
     "one_stage_equal_cost": ["--train_prompts", "none"],
 }
+# Which runs are evaluated with other prompts than those of training: name -> prompts of the evaluation script.
+EVALUATIONS = {"qualities": ["low", "high"], "longer": ["stage1"]}
 WITHOUT_KEYS = ("without_keys", "without_both", "one_stage", "one_stage_shared_query", "one_stage_equal_cost")
 # Runs that are evaluated with simulated first stages too (Table 2).
 WITH_QUALITIES = ("full", "trained_on_degraded_masks")
@@ -74,28 +85,112 @@ TITLES = {
     "full": "stage 2",
     "without_fusion": "stage 2 without mask fusion (T4)",
     "without_keys": "stage 2 without robust keys (T4)",
-    "without_both": "stage 2 without both: audio initialisation (T4, E3)",
+    "without_both": "stage 2 without both: audio initialization (T4, E3)",
     "trained_on_degraded_masks": "stage 2, trained on degraded masks",
-    "one_stage": "one stage, as many semantic steps: origin initialisation (E3)",
+    "one_stage": "one stage, as many semantic steps: origin initialization (E3)",
     "one_stage_shared_query": "one stage, shared audio query (T3)",
     "one_stage_equal_cost": "one stage, as many steps as both stages",
 }
+LOCALIZER_TITLES = {
+    "stage_1": "adaptive audio query",
+    "stage_1_longer": "the same, three times the steps",
+    "stage_1_shared_query": "shared audio query (T3)",
+    "stage_1_silence": "trained and tested without sound",
+}
 PROMPTS = ("no masks", "masks of stage 1", "masks of a longer stage 1", "low", "high", "true masks")
 
+SEEN = "miou_seen"
+ACTUAL, LONGER, TRUE = "masks of stage 1", "masks of a longer stage 1", "true masks"
+ONE_STAGE, EQUAL_COST = ("one_stage", "no masks", SEEN), ("one_stage_equal_cost", "no masks", SEEN)
+SHARED = "one_stage_shared_query"
+# What is gained, and the two scores, by run, prompt (or subset) and figure, whose difference it is.
+GAINS = [
+    (f"{ACTUAL}, to one stage with as many semantic steps", ("full", ACTUAL, SEEN), ONE_STAGE),
+    (f"{ACTUAL}, to one stage with as many steps", ("full", ACTUAL, SEEN), EQUAL_COST),
+    (f"{LONGER}, to one stage with as many semantic steps", ("full", LONGER, SEEN), ONE_STAGE),
+    (f"{LONGER}, to one stage with fewer steps than both", ("full", LONGER, SEEN), EQUAL_COST),
+    ("low, to one stage with as many semantic steps", ("full", "low", SEEN), ONE_STAGE),
+    ("high, to one stage with as many semantic steps", ("full", "high", SEEN), ONE_STAGE),
+    (f"{TRUE}, to those of stage 1", ("full", TRUE, SEEN), ("full", ACTUAL, SEEN)),
+    ("high, to low", ("full", "high", SEEN), ("full", "low", SEEN)),
+    (f"{TRUE}, to high", ("full", TRUE, SEEN), ("full", "high", SEEN)),
+    (
+        f"{ACTUAL}, trained on degraded masks, to trained on true ones",
+        ("trained_on_degraded_masks", ACTUAL, SEEN),
+        ("full", ACTUAL, SEEN),
+    ),
+    ("one stage, adaptive audio query to shared (T3)", ONE_STAGE, (SHARED, "no masks", SEEN)),
+    ("audio initialization to origin (E3)", ("without_both", ACTUAL, SEEN), ONE_STAGE),
+    ("S4 foreground IoU, with sound to without", ("stage_1", "S4", "miou"), ("stage_1_silence", "S4", "miou")),
+    *(
+        (f"{prompt}, to {name.replace('_', ' ')} (T4)", ("full", prompt, SEEN), (name, prompt, SEEN))
+        for name in ("without_fusion", "without_keys", "without_both")
+        for prompt in (ACTUAL, TRUE)
+    ),
+    *(
+        (
+            f"{subset} foreground IoU, adaptive audio query to shared (T3)",
+            ("stage_1", subset, "miou"),
+            ("stage_1_shared_query", subset, "miou"),
+        )
+        for subset in ("S4", "MS3")
+    ),
+]
 
-def make_arguments(args: Namespace, seed: int, name: str) -> list[str]:
+
+# Table 2: system -> recipe of the tiny model on mini-AVSBench, and the columns: title -> run and prompt.
+SYSTEMS = {"TPAVI": "tpavi_mini.yaml", "AVSegFormer": "avsegformer_mini.yaml", "AAVS": "ablations.yaml"}
+TABLE_2 = {
+    "origin": ONE_STAGE[:2],
+    "low": ("full", "low"),
+    "high": ("full", "high"),
+    "oracle": ("full", TRUE),
+    "its own localizer": ("full", ACTUAL),
+}
+
+
+@dataclass
+class Experiment:
+    """Runs with one recipe."""
+
+    config: Path
+    data_dir: Path
+    output_dir: Path
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    jobs: int = 1
+    stage_1_runs: dict[str, list[str]] = field(default_factory=lambda: STAGE_1_RUNS)
+    stage_2_runs: dict[str, list[str]] = field(default_factory=lambda: STAGE_2_RUNS)
+    evaluations: dict[str, list[str]] = field(default_factory=lambda: EVALUATIONS)
+
+    @property
+    def first_runs(self) -> list[str]:
+        """Those whose masks others are prompted with."""
+        return [name for name in ("stage_1", "stage_1_longer") if name in self.stage_1_runs]
+
+    @property
+    def all_runs(self) -> list[str]:
+        return [*self.stage_1_runs, *self.stage_2_runs]
+
+
+def make_arguments(experiment: Experiment, seed: int, name: str) -> list[str]:
     """The arguments of the training script for a run."""
-    folder = args.output_dir / f"seed_{seed}"
-    arguments = ["--config", str(args.config), "--seed", str(seed), "--data_dir", str(args.data_dir)]
-    arguments += ["--cache_audio_features", str(args.output_dir / "audio-features")]
+    folder = experiment.output_dir / f"seed_{seed}"
+    arguments = ["--config", str(experiment.config), "--seed", str(seed), "--data_dir", str(experiment.data_dir)]
+    arguments += ["--cache_audio_features", str(experiment.output_dir / "audio-features")]
     arguments += ["--output_dir", str(folder / name)]
     _, _, config = parse_arguments(arguments)
-    if name in STAGE_1_RUNS:
+    if name in experiment.stage_1_runs:
         if name == "stage_1_longer":
             count = "epochs" if config.stage_1_max_steps is None else "max_steps"
             arguments += [f"--stage_1_{count}", str(3 * getattr(config, f"stage_1_{count}"))]
-        return [*arguments, "--stage", "1", *STAGE_1_RUNS[name]]
-    arguments += ["--stage", "2", "--localizer", str(folder / "stage_1" / "stage_1" / "model"), *STAGE_2_RUNS[name]]
+        return [*arguments, "--stage", "1", *experiment.stage_1_runs[name]]
+    arguments += [
+        "--stage",
+        "2",
+        "--localizer",
+        str(folder / "stage_1" / "stage_1" / "model"),
+        *experiment.stage_2_runs[name],
+    ]
     if name == "one_stage_equal_cost":
         count = "epochs" if config.stage_2_max_steps is None else "max_steps"
         both = getattr(config, f"stage_1_{count}") + getattr(config, f"stage_2_{count}")
@@ -106,12 +201,12 @@ def make_arguments(args: Namespace, seed: int, name: str) -> list[str]:
     return arguments
 
 
-def check_finished(args: Namespace, seed: int, name: str) -> None:
+def check_finished(experiment: Experiment, seed: int, name: str) -> None:
     """Refuses a run that was finished with other arguments than it would have now."""
-    folder = args.output_dir / f"seed_{seed}" / name
+    folder = experiment.output_dir / f"seed_{seed}" / name
     if not (folder / "all_results.json").exists():
         return
-    arguments = get_arguments(*parse_arguments(make_arguments(args, seed, name)))
+    arguments = get_arguments(*parse_arguments(make_arguments(experiment, seed, name)))
     # Where the folders are may have changed.
     free = (*FREE_ARGUMENTS, "output_dir", "localizer")
     changes = find_changes(folder / "run.json", {key: value for key, value in arguments.items() if key not in free})
@@ -132,33 +227,42 @@ def call(script: str, arguments: list[str], log: Path) -> None:
         raise RuntimeError(f"{script} failed, see {log}: {last_line}")
 
 
-def run(args: Namespace, seed: int, name: str) -> None:
+def run(experiment: Experiment, seed: int, name: str) -> None:
     """Trains and evaluates what is not there yet."""
-    folder = args.output_dir / f"seed_{seed}" / name
-    arguments = make_arguments(args, seed, name)
+    folder = experiment.output_dir / f"seed_{seed}" / name
+    arguments = make_arguments(experiment, seed, name)
     if not (folder / "all_results.json").exists():
         call("train_stepping_stones.py", [*arguments, "--resume_from_checkpoint", "latest"], folder / "output.txt")
     if name in WITH_QUALITIES:
         config, _, _ = parse_arguments(arguments)
-        localizer = folder.with_name("stage_1_longer") / "stage_1" / "model"
-        prompts = {"qualities": ["low", "high"], "longer": ["stage1", "--localizer", str(localizer)]}
-        for evaluation, options in prompts.items():
+        for evaluation, prompts in experiment.evaluations.items():
+            options = ["--prompts", *prompts]
+            if evaluation == "longer":
+                options += ["--localizer", str(folder.with_name("stage_1_longer") / "stage_1" / "model")]
             if not (folder / evaluation / "results.json").exists():
-                arguments = ["--model", str(folder / "model"), "--data_dir", str(args.data_dir), "--dataset", "avss"]
+                arguments = [
+                    "--model",
+                    str(folder / "model"),
+                    "--data_dir",
+                    str(experiment.data_dir),
+                    "--dataset",
+                    "avss",
+                ]
                 arguments += ["--unknown_color", config.unknown_color, "--output_dir", str(folder / evaluation)]
-                call("evaluate_stepping_stones.py", [*arguments, "--prompts", *options], folder / "output.txt")
+                call("evaluate_stepping_stones.py", [*arguments, *options], folder / "output.txt")
 
 
-def run_all(args: Namespace) -> None:
+def run_all(experiment: Experiment) -> None:
     """Runs what is missing, stage 1 first; what fails is told once all others have ended."""
-    first = [*product(args.seeds, ("stage_1", "stage_1_longer"))]
-    runs = [item for item in product(args.seeds, (*STAGE_2_RUNS, *STAGE_1_RUNS)) if item not in first]
-    with ThreadPoolExecutor(args.jobs) as executor:
-        futures = {item: executor.submit(run, args, *item) for item in first}
+    first = [*product(experiment.seeds, experiment.first_runs)]
+    others = (*experiment.stage_2_runs, *experiment.stage_1_runs)
+    runs = [item for item in product(experiment.seeds, others) if item not in first]
+    with ThreadPoolExecutor(experiment.jobs) as executor:
+        futures = {item: executor.submit(run, experiment, *item) for item in first}
         wait(futures.values())
         failed = {seed for (seed, _), future in futures.items() if future.exception() is not None}
-        waiting = [(seed, name) for seed, name in runs if seed in failed and name in STAGE_2_RUNS]
-        futures |= {item: executor.submit(run, args, *item) for item in runs if item not in waiting}
+        waiting = [(seed, name) for seed, name in runs if seed in failed and name in experiment.stage_2_runs]
+        futures |= {item: executor.submit(run, experiment, *item) for item in runs if item not in waiting}
     failures = {item: str(future.exception()) for item, future in futures.items() if future.exception() is not None}
     failures |= dict.fromkeys(waiting, "not begun without its stage 1.")
     if failures:
@@ -166,20 +270,22 @@ def run_all(args: Namespace) -> None:
         sys.exit(f"{len(failures)} of {len(futures) + len(waiting)} runs failed:\n" + "\n".join(lines))
 
 
-def read_results(args: Namespace) -> list[dict]:
+def read_results(experiment: Experiment) -> list[dict]:
     """A row for each seed, run and prompt (or subset of stage 1)."""
     rows = []
-    for seed in args.seeds:
-        for name in (*STAGE_1_RUNS, *STAGE_2_RUNS):
-            folder = args.output_dir / f"seed_{seed}" / name
+    for seed in experiment.seeds:
+        for name in experiment.all_runs:
+            folder = experiment.output_dir / f"seed_{seed}" / name
             results = json.loads((folder / "all_results.json").read_text())
-            part = "stage_1" if name in STAGE_1_RUNS else "stage_2"
+            part = "stage_1" if name in experiment.stage_1_runs else "stage_2"
             figures = dict(results[part])
             if name in WITH_QUALITIES:
-                simulated = json.loads((folder / "qualities" / "results.json").read_text())["semantics"]
-                figures |= {quality: simulated[f"stage 2, {quality} masks"] for quality in ("low", "high")}
-                longer = json.loads((folder / "longer" / "results.json").read_text())["semantics"]
-                figures["masks of a longer stage 1"] = longer["stage 2, masks of stage 1"]
+                for evaluation in experiment.evaluations:
+                    evaluated = json.loads((folder / evaluation / "results.json").read_text())["semantics"]
+                    if evaluation == "longer":
+                        figures[LONGER] = evaluated["stage 2, masks of stage 1"]
+                    else:
+                        figures |= {quality: evaluated[f"stage 2, {quality} masks"] for quality in ("low", "high")}
             for prompt, values in figures.items():
                 numbers = {key: value for key, value in values.items() if isinstance(value, float)}
                 rows.append({"seed": seed, "run": name, "prompt": prompt, **numbers})
@@ -188,7 +294,7 @@ def read_results(args: Namespace) -> list[dict]:
 
 def write_csv(rows: list[dict], path: Path) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(path, "w", newline="") as file:
+    with write_whole(path) as (partial,), open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
@@ -202,92 +308,101 @@ def interval(values: np.ndarray) -> str:
     return f"{values.mean():.3f} ± {half:.3f}"
 
 
+def get_values(rows: list[dict], seeds: list[int], run: str, prompt: str, figure: str) -> np.ndarray | None:
+    """A figure of each seed, if there is that run with that prompt."""
+    found = {row["seed"]: row[figure] for row in rows if (row["run"], row["prompt"]) == (run, prompt)}
+    return np.array([found[seed] for seed in seeds]) if found else None
+
+
 def make_table(rows: list[dict], seeds: list[int]) -> str:
-    def values(run: str, prompt: str, figure: str) -> np.ndarray | None:
-        found = {row["seed"]: row[figure] for row in rows if (row["run"], row["prompt"]) == (run, prompt)}
-        return np.array([found[seed] for seed in seeds]) if found else None
+    values = partial(get_values, rows, seeds)
 
-    def cell(run: str, prompt: str, figure: str) -> str:
-        found = values(run, prompt, figure)
-        return "" if found is None else interval(found)
+    def cells(names: Sequence[tuple[str, str, str]]) -> list[str]:
+        return ["" if values(*name) is None else interval(values(*name)) for name in names]
 
-    lines = ["| foreground IoU of stage 1 | S4 | MS3 | V2 |", "|---|---|---|---|"]
-    for name, title in {
-        "stage_1": "adaptive audio query",
-        "stage_1_longer": "the same, three times the steps",
-        "stage_1_shared_query": "shared audio query (T3)",
-        "stage_1_silence": "trained and tested without sound",
-    }.items():
-        lines.append(f"| {title} | {' | '.join(cell(name, subset, 'miou') for subset in ('S4', 'MS3', 'V2'))} |")
-    lines += ["", f"| AVSS, mIoU of seen classes | {' | '.join(PROMPTS)} |", "|---" * (len(PROMPTS) + 1) + "|"]
-    for name, title in TITLES.items():
-        lines.append(f"| {title} | {' | '.join(cell(name, prompt, 'miou_seen') for prompt in PROMPTS)} |")
+    subsets = ("S4", "MS3", "V2")
+    localizers = [
+        [title, *cells([(name, subset, "miou") for subset in subsets])] for name, title in LOCALIZER_TITLES.items()
+    ]
+    models = [[title, *cells([(name, prompt, SEEN) for prompt in PROMPTS])] for name, title in TITLES.items()]
+    gains = [[title, interval(values(*better) - values(*worse))] for title, better, worse in GAINS]
+    return "\n\n".join(
+        [
+            format_table(["foreground IoU of stage 1", *subsets], localizers),
+            format_table(["AVSS, mIoU of seen classes", *PROMPTS], models),
+            format_table(["gain, paired by seed", ""], gains),
+        ]
+    )
 
-    actual, truth = values("full", "masks of stage 1", "miou_seen"), values("full", "true masks", "miou_seen")
-    differences = {
-        "masks of stage 1, to one stage with as many semantic steps": actual
-        - values("one_stage", "no masks", "miou_seen"),
-        "masks of stage 1, to one stage with as many steps": actual
-        - values("one_stage_equal_cost", "no masks", "miou_seen"),
-        "masks of a longer stage 1, to one stage with as many semantic steps": values(
-            "full", "masks of a longer stage 1", "miou_seen"
-        )
-        - values("one_stage", "no masks", "miou_seen"),
-        "masks of a longer stage 1, to one stage with fewer steps than both": values(
-            "full", "masks of a longer stage 1", "miou_seen"
-        )
-        - values("one_stage_equal_cost", "no masks", "miou_seen"),
-        "low, to one stage with as many semantic steps": values("full", "low", "miou_seen")
-        - values("one_stage", "no masks", "miou_seen"),
-        "high, to one stage with as many semantic steps": values("full", "high", "miou_seen")
-        - values("one_stage", "no masks", "miou_seen"),
-        "true masks, to those of stage 1": truth - actual,
-        "high, to low": values("full", "high", "miou_seen") - values("full", "low", "miou_seen"),
-        "true masks, to high": truth - values("full", "high", "miou_seen"),
-        "masks of stage 1, trained on degraded masks, to trained on true ones": values(
-            "trained_on_degraded_masks", "masks of stage 1", "miou_seen"
-        )
-        - actual,
-        "one stage, adaptive audio query to shared (T3)": values("one_stage", "no masks", "miou_seen")
-        - values("one_stage_shared_query", "no masks", "miou_seen"),
-        "audio initialisation to origin (E3)": values("without_both", "masks of stage 1", "miou_seen")
-        - values("one_stage", "no masks", "miou_seen"),
-        "S4 foreground IoU, with sound to without": values("stage_1", "S4", "miou")
-        - values("stage_1_silence", "S4", "miou"),
-    }
-    for name in ("without_fusion", "without_keys", "without_both"):
-        for prompt in ("masks of stage 1", "true masks"):
-            gain = values("full", prompt, "miou_seen") - values(name, prompt, "miou_seen")
-            differences[f"{prompt}, to {name.replace('_', ' ')} (T4)"] = gain
-    for subset in ("S4", "MS3"):
-        gain = values("stage_1", subset, "miou") - values("stage_1_shared_query", subset, "miou")
-        differences[f"{subset} foreground IoU, adaptive audio query to shared (T3)"] = gain
-    lines += ["", "| gain, paired by seed | |", "|---|---|"]
-    lines += [f"| {title} | {interval(values)} |" for title, values in differences.items()]
-    return "\n".join(lines)
+
+def make_table_2(rows: dict[str, list[dict]], seeds: list[int]) -> str:
+    """Table 2 of the paper: mIoU of seen classes and F of each system, and what is gained over one stage."""
+
+    def cell(system: str, run: str, prompt: str) -> str:
+        return " / ".join(interval(get_values(rows[system], seeds, run, prompt, name)) for name in (SEEN, "fscore"))
+
+    def gain(system: str, run: str, prompt: str) -> str:
+        origin = get_values(rows[system], seeds, *ONE_STAGE)
+        return interval(get_values(rows[system], seeds, run, prompt, SEEN) - origin)
+
+    scores = [[system, *(cell(system, *column) for column in TABLE_2.values())] for system in rows]
+    gained = {title: column for title, column in TABLE_2.items() if title != "origin"}
+    gains = [[system, *(gain(system, *column) for column in gained.values())] for system in rows]
+    return "\n\n".join(
+        [
+            format_table(["AVSS, mIoU of seen classes / F", *TABLE_2], scores),
+            format_table(["gain in mIoU over one stage, paired by seed", *gained], gains),
+        ]
+    )
+
+
+def run_experiment(experiment: Experiment) -> list[dict]:
+    """Trains and evaluates what is missing; returns a row for each seed, run and prompt."""
+    for seed, name in product(experiment.seeds, experiment.all_runs):
+        check_finished(experiment, seed, name)
+    run_all(experiment)
+    return read_results(experiment)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=EXAMPLES / "configs" / "ablations.yaml")
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", nargs="?", default="parts", choices=["parts", "table2"])
+    parser.add_argument("--config", type=Path, help="recipe of the parts; by default configs/ablations.yaml")
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, help="rows of table2")
     parser.add_argument("--data_dir", type=Path, help="copy of AVSBench; by default mini-AVSBench is made")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args(argv)
+    if args.experiment == "table2" and args.config is not None:
+        raise ValueError("--config is for the parts of one system: table2 has a recipe for each of --systems.")
     if args.data_dir is None:
         args.data_dir = args.output_dir / "mini-avsbench"
         if not args.data_dir.exists():
             make_mini_avsbench(args.data_dir)
-    for seed, name in product(args.seeds, (*STAGE_1_RUNS, *STAGE_2_RUNS)):
-        check_finished(args, seed, name)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    run_all(args)
 
-    rows = read_results(args)
+    common = {"data_dir": args.data_dir, "seeds": args.seeds, "jobs": args.jobs}
+    if args.experiment == "parts":
+        config = args.config or EXAMPLES / "configs" / "ablations.yaml"
+        rows = run_experiment(Experiment(config, output_dir=args.output_dir, **common))
+        table = make_table(rows, args.seeds)
+    else:
+        by_system = {}
+        for system in args.systems:
+            experiment = Experiment(
+                EXAMPLES / "configs" / SYSTEMS[system],
+                output_dir=args.output_dir / system.lower(),
+                stage_1_runs={"stage_1": []},
+                stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
+                evaluations={"qualities": EVALUATIONS["qualities"]},
+                **common,
+            )
+            by_system[system] = run_experiment(experiment)
+        rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
+        table = make_table_2(by_system, args.seeds)
     write_csv(rows, args.output_dir / "results.csv")
-    table = make_table(rows, args.seeds)
-    (args.output_dir / "table.md").write_text(table + "\n")
+    write_text(args.output_dir / "table.md", table + "\n")
     print(table)
 
 

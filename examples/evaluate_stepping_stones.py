@@ -28,7 +28,6 @@ In the folder of the evaluation are
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -42,12 +41,16 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub import snapshot_download
 from torch.utils.data import Dataset
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrainedModel, ProcessorMixin
 
-from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSImageProcessorPil, AAVSProcessor
+from stepping_stones_hf import AutoModelForAudioVisualSegmentation
 from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.avsbench import to_png
 from stepping_stones_hf.data.labels import CLASS_NAMES
+from stepping_stones_hf.files import begin_folder, complete_folder, partial_folder, write_text
+from stepping_stones_hf.models.auto import MODEL_FOR_AUDIO_VISUAL_SEGMENTATION_MAPPING
+from stepping_stones_hf.models.image_processing_base import AudioVisualImageProcessorPil
+from stepping_stones_hf.models.modeling_base import is_localizer
 from stepping_stones_hf.training.clips import (
     WithMasks,
     WithNoise,
@@ -69,11 +72,9 @@ from stepping_stones_hf.training.evaluation import (
 )
 from stepping_stones_hf.training.first_stage import finish_store, predict_masks
 from stepping_stones_hf.training.mask_store import (
-    begin_store,
     check_store,
     hash_model_folder,
     mask_path,
-    partial_store,
 )
 from stepping_stones_hf.training.report import make_class_table, make_evaluation_tables, summarize_evaluation
 from stepping_stones_hf.visualization import plot_class_bars
@@ -155,12 +156,15 @@ def find_folder(name: str) -> Path:
 def get_kind(folder: Path) -> str:
     """Which stage a checkpoint is."""
     config = AutoConfig.from_pretrained(folder)
-    if config.model_type != "aavs" or config.num_labels not in (2, len(CLASS_NAMES)):
+    if type(config) not in MODEL_FOR_AUDIO_VISUAL_SEGMENTATION_MAPPING or config.num_labels not in (
+        2,
+        len(CLASS_NAMES),
+    ):
         raise ValueError(
-            f"{folder} has a model of the type {config.model_type!r} with {config.num_labels} labels, expected 'aavs'"
-            f" with 2 (stage 1) or the {len(CLASS_NAMES)} of AVSBench."
+            f"{folder} has a model of the type {config.model_type!r} with {config.num_labels} labels, expected a model"
+            f" for audio-visual segmentation with 2 (stage 1) or the {len(CLASS_NAMES)} of AVSBench."
         )
-    return STAGE_1 if config.num_labels == 2 else "stage 2" if config.use_mask_prompt else ONE_STAGE
+    return STAGE_1 if is_localizer(config) else "stage 2" if config.use_mask_prompt else ONE_STAGE
 
 
 def find_stages(args: EvaluationArguments) -> tuple[Path | None, Path | None, list[str | None]]:
@@ -212,15 +216,15 @@ def find_stages(args: EvaluationArguments) -> tuple[Path | None, Path | None, li
 @dataclass
 class Stage:
     folder: Path
-    model: AAVSForAudioVisualSegmentation
-    processor: AAVSProcessor
+    model: PreTrainedModel
+    processor: ProcessorMixin
 
     @classmethod
     def load(cls, folder: Path | None, accelerator: Accelerator) -> "Stage | None":
         if folder is None:
             return None
-        model = AAVSForAudioVisualSegmentation.from_pretrained(folder).to(accelerator.device).eval()
-        return cls(folder, model, AAVSProcessor.from_pretrained(folder, backend="pil"))
+        model = AutoModelForAudioVisualSegmentation.from_pretrained(folder).to(accelerator.device).eval()
+        return cls(folder, model, AutoProcessor.from_pretrained(folder, backend="pil"))
 
 
 def change_sound(clips: datasets.Dataset, collator: AVSCollator, sound: str, seed: int) -> Dataset:
@@ -238,12 +242,6 @@ def change_sound(clips: datasets.Dataset, collator: AVSCollator, sound: str, see
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def write_text(path: Path, text: str) -> None:
-    partial_path = path.with_name(f".{path.name}.partial")
-    partial_path.write_text(text, encoding="utf-8")
-    os.replace(partial_path, path)
-
-
 def keep_label_maps(folder: Path, frames: list[Frame], label_maps: torch.Tensor) -> None:
     for frame, label_map in zip(frames, label_maps.cpu().numpy()):
         path = mask_path(folder, *frame)
@@ -251,119 +249,200 @@ def keep_label_maps(folder: Path, frames: list[Frame], label_maps: torch.Tensor)
         path.write_bytes(to_png(label_map)["bytes"])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(EvaluationArguments, description=__doc__).parse_args_into_dataclasses(argv)
+@dataclass
+class Evaluation:
+    """What all parts of an evaluation need."""
+
+    accelerator: Accelerator
+    args: EvaluationArguments
+    localizer: Stage | None
+    model: Stage | None  # of stage 2, or of one stage
+    clips: datasets.Dataset
+    label_collator: LabelCollator  # by which all methods have the same truth
+    scores: dict[str, dict[str, FrameScores]] = field(default_factory=dict)  # by method and sound
+    first_stage: dict[str, FrameScores] = field(default_factory=dict)  # of the prompts of stage 2, by method
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    @property
+    def localizes(self) -> bool:
+        return self.args.dataset != "avss"
+
+    @property
+    def loading(self) -> dict[str, int]:
+        return {
+            "batch_size": self.args.per_device_eval_batch_size,
+            "num_workers": self.args.dataloader_num_workers,
+        }
+
+
+def find_predictions(run: Evaluation) -> dict[str, Path]:
+    """The folders of other systems' masks, by the names of their methods; all of their masks have to be there."""
+    names = run.args.predictions_dir or []
+    folders = {Path(folder).resolve().name: Path(folder) for folder in names}
+    if len(folders) < len(names):
+        raise ValueError(f"--predictions_dir names methods after its folders: {list(folders)} come twice.")
+    annotated = run.clips.select_columns(["subset", "video_id", "mask_frame_indices"])
+    label_size = dict(run.label_collator.image_processor.label_size)
+    for name, folder in folders.items():
+        sizes = count_predictions(folder, annotated, run.localizes)
+        resized = sizes.total() - sizes[label_size["height"], label_size["width"]]
+        if resized:
+            how = "bilinearly" if run.localizes else "by nearest neighbor"
+            run.accelerator.print(
+                f"{name}: {resized} of {sizes.total()} masks are resized {how} to"
+                f" {label_size['height']}x{label_size['width']}."
+            )
+    return folders
+
+
+def prepare_sounds(run: Evaluation) -> dict[str, Dataset]:
+    """The clips as they are heard: with their own sound, and with every other one that is asked for."""
+    sounds = {"own": run.label_collator.prepare(run.clips)}
+    for sound in run.args.counterfactuals:
+        heard = change_sound(run.clips, run.label_collator, sound, run.args.seed)
+        if len(heard) > 0:
+            sounds[sound] = heard
+        else:
+            run.accelerator.print(f"{sound}: no rows, as no clip has other classes than another one of its subset.")
+    return sounds
+
+
+def make_collators(run: Evaluation, prompts: list[str | None]) -> dict[str | None, AVSCollator]:
+    """By prompt what makes the batches of stage 2."""
+    collators = {}
+    for prompt in prompts:
+        source = "truth" if prompt == "oracle" else prompt
+        if prompt in ("low", "high"):
+            rows, image_processor = run.label_collator.prepare(run.clips), run.model.processor.image_processor
+            source = calibrate_prompts(rows, image_processor, QUALITIES[prompt], run.args.seed)
+        collators[prompt] = AVSCollator(
+            run.model.processor, source, cache_dir=run.args.cache_audio_features, evaluation=True
+        )
+    return collators
+
+
+def score_predictions(run: Evaluation, name: str, folder: Path) -> None:
+    """The masks of another system."""
+    collator = LabelCollator(run.label_collator.image_processor, folder)
+    run.scores[name] = {
+        "own": evaluate(
+            run.accelerator,
+            collator.prepare(run.clips),
+            collator,
+            lambda inputs: inputs["predictions"],
+            FrameScores(None if run.localizes else len(CLASS_NAMES), "probability"),
+            **run.loading,
+        )
+    }
+
+
+def score_localizer(run: Evaluation, sound: str, heard: Dataset) -> Path:
+    """Stage 1: which pixels sound? Returns the folder of its masks, which stays for the clips' own sound."""
+    store = run.output_dir / "stage1_masks"
+    scores = predict_masks(
+        run.accelerator,
+        run.localizer.model,
+        run.localizer.processor,
+        heard,
+        store,
+        cache_dir=run.args.cache_audio_features,
+        **run.loading,
+    )
+    run.scores.setdefault(STAGE_1, {})[sound] = scores
+    if sound != "own":
+        return partial_folder(store)
+    finish_store(run.accelerator, store, run.localizer.folder, run.clips, scores)
+    return store
+
+
+def score_model(
+    run: Evaluation, sound: str, heard: Dataset, prompt: str | None, collator: AVSCollator, masks_dir: Path | None
+) -> None:
+    """Stage 2, or one stage: and what are they?"""
+    method = STAGE_2.get(prompt, ONE_STAGE)
+    folder = run.output_dir / "predictions" / (prompt or "one_stage")
+    options, keeps = {}, sound == "own" and run.args.save_predictions
+    if sound == "own" and prompt is not None:
+        run.first_stage[method] = options["prompt_scores"] = FrameScores(score_rule="probability")
+    if keeps:
+        options["on_predictions"] = partial(keep_label_maps, partial_folder(folder))
+        if run.accelerator.is_main_process:
+            begin_folder(folder)
+        run.accelerator.wait_for_everyone()
+    run.scores.setdefault(method, {})[sound] = evaluate(
+        run.accelerator,
+        WithMasks(heard, masks_dir) if prompt == "stage1" else heard,
+        collator,
+        partial(segment, run.model.model, run.model.processor),
+        FrameScores(len(CLASS_NAMES)),
+        **run.loading,
+        **options,
+    )
+    if keeps and run.accelerator.is_main_process:
+        complete_folder(folder)
+
+
+def write_results(run: Evaluation) -> None:
+    label_size = run.label_collator.image_processor.label_size
+    results = summarize_evaluation(run.scores, run.first_stage)
+    tables = make_evaluation_tables(results)
+    arguments = asdict(run.args) | {"label_size": label_size.height}
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial_folder(run.output_dir / "stage1_masks"), ignore_errors=True)
+    write_text(run.output_dir / "table.md", tables + "\n")
+    own = {method: by_sound["own"] for method, by_sound in run.scores.items()}
+    write_text(run.output_dir / "per_class.csv", make_class_table(own))
+    write_text(run.output_dir / "results.json", json.dumps({"arguments": arguments, **results}, indent=2) + "\n")
+    if find_spec("matplotlib") is not None:  # the extra "viz"
+        for method in results["semantics"]:
+            picture = run.output_dir / f"per_class_{'_'.join(re.findall(r'[a-z0-9]+', method.lower()))}.png"
+            plot_class_bars(run.output_dir / "per_class.csv", picture, method)
+    print(f"\n{tables}\n\nResults: {run.output_dir}")
+
+
+def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | None]]:
+    """Refuses what can be known to be wrong before anything is computed; returns the prompts of stage 2 as well."""
     accelerator = Accelerator()
     datasets.disable_progress_bars()
-    output_dir = Path(args.output_dir)
-    localizes = args.dataset != "avss"
-
-    # What can be known to be wrong stops here, before anything is computed.
     localizer_dir, model_dir, prompts = find_stages(args)
-    folders = {Path(folder).resolve().name: Path(folder) for folder in args.predictions_dir or []}
-    if len(folders) < len(args.predictions_dir or []):
-        raise ValueError(f"--predictions_dir names methods after its folders: {list(folders)} come twice.")
     with accelerator.main_process_first():
         clips = load_clips(args.data_dir, args.dataset, args.split, args.unknown_color)
     if args.stage1_masks_dir is not None:
         localizer_hash = None if localizer_dir is None else hash_model_folder(localizer_dir)
         check_store(args.stage1_masks_dir, clips, localizer_hash)
     localizer, model = Stage.load(localizer_dir, accelerator), Stage.load(model_dir, accelerator)
-    label_size = {"height": args.label_size or 224, "width": args.label_size or 224}
+    # Label maps are those of the model at hand: released programs resize masks in ways of their own.
+    image_processor_class, size = AudioVisualImageProcessorPil, args.label_size or 224
+    label_size = {"height": size, "width": size}
     if args.model is not None:
-        label_size = dict((model or localizer).processor.image_processor.label_size)
-    image_processor = AAVSImageProcessorPil(localization=localizes, label_size=label_size)
-    annotated = clips.select_columns(["subset", "video_id", "mask_frame_indices"])
-    for name, folder in folders.items():
-        sizes = count_predictions(folder, annotated, localizes)
-        resized = sizes.total() - sizes[tuple(label_size.values())]
-        if resized:
-            how = "bilinearly" if localizes else "by nearest neighbour"
-            accelerator.print(f"{name}: {resized} of {sizes.total()} masks are resized {how} to {label_size}.")
-    label_collator = LabelCollator(image_processor)
-    rows = label_collator.prepare(clips)
-    sounds = {"own": rows}
-    for sound in args.counterfactuals:
-        heard = change_sound(clips, label_collator, sound, args.seed)
-        if len(heard) > 0:
-            sounds[sound] = heard
-        else:
-            accelerator.print(f"{sound}: no rows, as no clip has other classes than another one of its subset.")
-    make_collator = partial(AVSCollator, cache_dir=args.cache_audio_features, evaluation=True)
-    collators = {}
-    for prompt in prompts:
-        source = "truth" if prompt == "oracle" else prompt
-        if prompt in ("low", "high"):
-            source = calibrate_prompts(rows, model.processor.image_processor, QUALITIES[prompt], args.seed)
-        collators[prompt] = make_collator(model.processor, source)
+        own = (model or localizer).processor.image_processor
+        image_processor_class, label_size = type(own), dict(own.label_size)
+    image_processor = image_processor_class(localization=args.dataset != "avss", label_size=label_size)
+    return Evaluation(accelerator, args, localizer, model, clips, LabelCollator(image_processor)), prompts
 
-    scores: dict[str, dict[str, FrameScores]] = {}  # by method and sound
-    first_stage: dict[str, FrameScores] = {}  # of the prompts of stage 2, by method
-    loading = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
-    get_scores = partial(evaluate, accelerator, **loading)
-    for name, folder in folders.items():
-        frame_scores = FrameScores(None if localizes else len(CLASS_NAMES), "probability")
-        collator = LabelCollator(image_processor, folder)
-        scores[name] = {"own": get_scores(rows, collator, lambda inputs: inputs["predictions"], frame_scores)}
 
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = HfArgumentParser(EvaluationArguments, description=__doc__).parse_args_into_dataclasses(argv)
+    run, prompts = start_evaluation(args)
+    folders = find_predictions(run)
+    sounds = prepare_sounds(run)
+    collators = make_collators(run, prompts)
+
+    for name, folder in folders.items():
+        score_predictions(run, name, folder)
     for sound, heard in sounds.items():
-        # Stage 1: which pixels sound?
         masks_dir = args.stage1_masks_dir
-        if localizer is not None and masks_dir is None:
-            store = output_dir / "stage1_masks"
-            masks_dir = partial_store(store)
-            scores.setdefault(STAGE_1, {})[sound] = predict_masks(
-                accelerator,
-                localizer.model,
-                localizer.processor,
-                heard,
-                store,
-                cache_dir=args.cache_audio_features,
-                **loading,
-            )
-            if sound == "own":
-                masks_dir = store
-                finish_store(accelerator, store, localizer.folder, clips, scores[STAGE_1]["own"])
-
-        # Stage 2, or one stage: and what are they?
+        if run.localizer is not None and masks_dir is None:
+            masks_dir = score_localizer(run, sound, heard)
         for prompt, collator in collators.items():
-            method = STAGE_2.get(prompt, ONE_STAGE)
-            options = {}
-            if sound == "own" and prompt is not None:
-                first_stage[method] = options["prompt_scores"] = FrameScores(score_rule="probability")
-            if sound == "own" and args.save_predictions:
-                folder = output_dir / "predictions" / (prompt or "one_stage")
-                options["on_predictions"] = partial(keep_label_maps, partial_store(folder))
-                if accelerator.is_main_process:
-                    begin_store(folder)
-                accelerator.wait_for_everyone()
-            scores.setdefault(method, {})[sound] = get_scores(
-                WithMasks(heard, masks_dir) if prompt == "stage1" else heard,
-                collator,
-                partial(segment, model.model, model.processor),
-                FrameScores(len(CLASS_NAMES)),
-                **options,
-            )
-            if "on_predictions" in options and accelerator.is_main_process:
-                shutil.rmtree(folder, ignore_errors=True)
-                partial_store(folder).rename(folder)
+            score_model(run, sound, heard, prompt, collator, masks_dir)
 
-    if accelerator.is_main_process:
-        arguments = asdict(args) | {"label_size": label_size["height"]}
-        results = summarize_evaluation(scores, first_stage)
-        tables = make_evaluation_tables(results)
-        own = {method: by_sound["own"] for method, by_sound in scores.items()}
-        output_dir.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial_store(output_dir / "stage1_masks"), ignore_errors=True)
-        write_text(output_dir / "table.md", tables + "\n")
-        write_text(output_dir / "per_class.csv", make_class_table(own))
-        write_text(output_dir / "results.json", json.dumps({"arguments": arguments, **results}, indent=2) + "\n")
-        if find_spec("matplotlib") is not None:  # the extra "viz"
-            for method in results["semantics"]:
-                picture = output_dir / f"per_class_{'_'.join(re.findall(r'[a-z0-9]+', method.lower()))}.png"
-                plot_class_bars(output_dir / "per_class.csv", picture, method)
-        print(f"\n{tables}\n\nResults: {output_dir}")
-    accelerator.end_training()
+    if run.accelerator.is_main_process:
+        write_results(run)
+    run.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         label_maps = [np.asarray(Image.open(path)) for path in sorted(Path(folder, "masks").iterdir())]
 
     seconds = list(read_seconds(video))
-    features = np.concatenate([segment.preprocess(second)["input_features"] for second in seconds])
+    features = segment.preprocess(tuple(seconds))["input_features"].numpy()
     draw_sound_strip([second.frame for second in seconds], features, label_maps, size=120).save(
         output.with_suffix(".png")
     )

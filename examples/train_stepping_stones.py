@@ -12,20 +12,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Trains Stepping Stones (Ma et al., ECCV 2024): stage 1 learns which pixels sound; stage 2, prompted with true masks in
-training and with the masks of stage 1 in evaluation, learns what they are (section 3.2).
+Trains Stepping Stones (Ma et al., ECCV 2024): stage 1, the localizer, learns which pixels sound; stage 2, prompted
+with true masks in training and with the masks of the localizer in evaluation, learns what they are (section 3.2).
 
     accelerate launch examples/train_stepping_stones.py [--config examples/configs/avss.yaml]
 
-Without `--data_dir` it makes mini-AVSBench; without a model to start from it trains a tiny AAVS from random weights.
-Whatever ends it, the same command with `--resume_from_checkpoint latest` goes on, to the same weights. In the folder
-of the run are
+A recipe (`--config`) says which models, of which kinds and sizes, and how they train; by default configs/mini.yaml, a
+tiny AAVS from random weights. Without `--data_dir` it makes mini-AVSBench. Whatever ends it, the same command with
+`--resume_from_checkpoint latest` resumes, to the same weights. In the folder of the run are
 
     run.json                    the arguments
     stage_1/, stage_2/          log.csv; best_<epoch>/, checkpoints/ while the stage trains; model/ once it is complete
-    masks/<split>/              the masks of stage 1, with a manifest
+    masks/<split>/              the masks of the localizer, with a manifest
     model/                      the two-stage repository: stage 2, stage 1 in localizer/, and a model card
-    all_results.json            figures of the test split, by both protocols
+    all_results.json            scores of the test split, by both protocols
     curves.png, grid.png
 """
 
@@ -35,36 +35,35 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 
 import datasets
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType
 from huggingface_hub import HfApi
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, SchedulerType, get_scheduler
-
-from stepping_stones_hf import (
-    AAVSConfig,
-    AAVSForAudioVisualSegmentation,
-    AAVSImageProcessorPil,
-    AAVSProcessor,
-    VGGishConfig,
-    VGGishFeatureExtractor,
-    load_mask2former_weights,
+from transformers import (
+    AutoProcessor,
+    HfArgumentParser,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    SchedulerType,
+    get_scheduler,
 )
+
+from stepping_stones_hf import AutoModelForAudioVisualSegmentation
 from stepping_stones_hf.data import AVSCollator
-from stepping_stones_hf.data.labels import CLASS_NAMES
 from stepping_stones_hf.data.mini import make_mini_avsbench
-from stepping_stones_hf.models.vggish import load_vggish
+from stepping_stones_hf.files import write_text
+from stepping_stones_hf.models.modeling_base import is_localizer
 from stepping_stones_hf.training.activation_checkpointing import checkpoint_activations
+from stepping_stones_hf.training.arguments import parse_arguments as parse_with_recipe
 from stepping_stones_hf.training.batches import StepBatches, derive_seed
 from stepping_stones_hf.training.checkpoints import (
     StopRequest,
@@ -79,6 +78,14 @@ from stepping_stones_hf.training.clips import SingleFrames, WithMasks, WithSilen
 from stepping_stones_hf.training.degrade import DegradedPrompts
 from stepping_stones_hf.training.evaluation import FrameScores, evaluate, localize, segment
 from stepping_stones_hf.training.first_stage import check_localizer, finish_store, predict_masks
+from stepping_stones_hf.training.initialization import (
+    load_model,
+    load_pretrained_parts,
+    make_config,
+    make_new_model,
+    make_new_processor,
+    parse_block,
+)
 from stepping_stones_hf.training.log import Log
 from stepping_stones_hf.training.mask_store import check_store, hash_model_folder
 from stepping_stones_hf.training.report import (
@@ -88,12 +95,7 @@ from stepping_stones_hf.training.report import (
     summarize_semantics,
     write_repository,
 )
-from stepping_stones_hf.training.stages import (
-    BACKBONE_ADAPTERS,
-    renew_backbone_adapters,
-    set_trainable,
-    switch_off_backbone_adapters,
-)
+from stepping_stones_hf.training.stages import set_trainable
 from stepping_stones_hf.visualization import plot_curves
 
 
@@ -110,7 +112,7 @@ class DataArguments:
     unknown_color: str = field(
         default="error",
         metadata={
-            "help": "Colours off the palette: error, or background as in the released program.",
+            "help": "Colors off the palette: error, or background as in the released program.",
             "choices": ["error", "background"],
         },
     )
@@ -124,8 +126,9 @@ class DataArguments:
     split_clips: bool = field(
         default=True, metadata={"help": "Shuffle annotated frames rather than clips; a batch then counts frames."}
     )
-    sound: str = field(
-        default="own", metadata={"help": "own, or silence: a control without ears.", "choices": ["own", "silence"]}
+    audio: str = field(
+        default="own",
+        metadata={"help": "own, or silence: a control that hears nothing.", "choices": ["own", "silence"]},
     )
     cache_audio_features: str | None = field(
         default=None, metadata={"help": "Folder that keeps log-mel patches. Default: in the run's folder."}
@@ -139,191 +142,242 @@ class DataArguments:
         },
     )
     degraded_level: float = field(
-        default=0.5, metadata={"help": "Highest level of the degraded masks; 0.1 to 0.5 are usual first stages."}
+        default=0.5, metadata={"help": "Highest level of the degraded masks; 0.1 to 0.5 are usual localizers."}
     )
     soft_masks: bool = field(default=False, metadata={"help": "Store the scores of stage 1 rather than 0 and 1."})
     dataloader_num_workers: int = field(default=1, metadata={"help": "Processes that read clips; 0 for none."})
 
 
 @dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Two-stage repository to start from. Default: a tiny AAVS, random weights."}
+class ModelSettings:
+    model: str | None = field(
+        default=None, metadata={"help": "Block of a recipe: model_type and fields of the config of a new model."}
     )
-    mask2former_name_or_path: str | None = field(
-        default=None, metadata={"help": "Stock Mask2Former to start a model of the paper's size from."}
+    stage_1_model: str | None = field(
+        default=None,
+        metadata={"help": "Block: what is different in stage 1; with a model_type, in place of the block model."},
     )
-    vggish_checkpoint: str | None = field(
-        default=None, metadata={"help": "torchvggish's checkpoint, for a model of the paper's size."}
+    stage_2_model: str | None = field(default=None, metadata={"help": "As stage_1_model, for stage 2."})
+    image_processor: str | None = field(
+        default=None, metadata={"help": "Block: fields of the image processor of a new model."}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Height and width of a new model's frames and label maps."}
     )
     config_overrides: str | None = field(
-        default=None, metadata={"help": "Fields of AAVSConfig, as in mask_prompt_keys=false,num_queries=20."}
+        default=None, metadata={"help": "Fields of the config, as in mask_prompt_keys=false,num_queries=20."}
     )
-    image_size: int = field(default=64, metadata={"help": "Height and width of the tiny model's frames."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Two-stage repository to start from, in place of new models."}
+    )
+    backbone_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained weights to start a new model from; which, says the model's page."}
+    )
+    mask2former_name_or_path: str | None = field(
+        default=None, metadata={"help": "The same for AAVS, which starts from a stock Mask2Former."}
+    )
+    vggish_checkpoint: str | None = field(default=None, metadata={"help": "torchvggish's checkpoint."})
+
+    def get_block(self, localizes: bool) -> dict:
+        """`model_type` and fields of the config of a stage."""
+        own = parse_block(self.stage_1_model if localizes else self.stage_2_model)
+        return own if "model_type" in own else parse_block(self.model) | own
 
 
 @dataclass
-class TrainingArguments:
+class RunArguments:
     output_dir: str = field(default="runs/mini", metadata={"help": "Folder of the run."})
     stage: str = field(default="all", metadata={"help": "Which stage trains.", "choices": ["1", "2", "all"]})
     localizer: str | None = field(
         default=None,
-        metadata={"help": "Folder of a stage 1 for a run of stage 2 alone; without it, only true masks prompt it."},
+        metadata={"help": "Folder of a localizer for a run of stage 2 alone; without it, only true masks prompt it."},
     )
     seed: int = field(default=3407, metadata={"help": "Seed of data order, initial weights and random points."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Clips (or frames) per process and pass."})
     per_device_eval_batch_size: int = field(default=2, metadata={"help": "Clips per process and pass."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes before an optimiser step."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes before an optimizer step."})
     mixed_precision: str | None = field(
         default=None, metadata={"help": "bf16 or fp16. Default: accelerate's setting."}
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade time for memory."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW, on all that trains."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate in each half."})
-    num_warmup_steps: int = field(default=100, metadata={"help": "Optimiser steps of linear warm-up."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate in each phase."})
+    num_warmup_steps: int = field(default=100, metadata={"help": "Optimizer steps of linear warm-up."})
     checkpointing_steps: str = field(default="epoch", metadata={"help": "A checkpoint every so many steps, or epoch."})
     resume_from_checkpoint: str | None = field(
         default=None,
-        metadata={"help": "latest goes on where the run in output_dir ended, if there is one.", "choices": ["latest"]},
+        metadata={"help": "latest resumes the run in output_dir, if there is one.", "choices": ["latest"]},
     )
     report_to: str | None = field(default=None, metadata={"help": "Tracker of accelerate: tensorboard, trackio, ..."})
     push_to_hub: bool = field(default=False, metadata={"help": "Upload the two-stage repository."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Its name on the Hub."})
 
     stage_1_epochs: int = field(default=3, metadata={"help": "Epochs."})
-    stage_1_max_steps: int | None = field(default=None, metadata={"help": "Optimiser steps, in place of epochs."})
+    stage_1_max_steps: int | None = field(default=None, metadata={"help": "Optimizer steps, in place of epochs."})
     stage_1_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     stage_1_max_grad_norm: float | None = field(default=1.0, metadata={"help": "Largest norm of all gradients."})
     stage_1_parameters: list[str] | None = field(
         default=None, metadata={"help": "Regular expressions for the names of what trains. Default: everything."}
     )
-    stage_1_switch_epoch: int | None = field(
+    stage_1_phase_2_epoch: int | None = field(
         default=None,
-        metadata={"help": "Up to here the backbone's adapters are off; then fresh ones train, from the best epoch."},
+        metadata={"help": "Where phase 2 starts, for models that train in two; what changes, says the model's page."},
     )
-    stage_1_switch_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate from there on."})
+    stage_1_phase_2_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of phase 2."})
     stage_2_epochs: int = field(default=2, metadata={"help": "As in stage 1."})
     stage_2_max_steps: int | None = field(default=None, metadata={"help": "As in stage 1."})
     stage_2_learning_rate: float = field(default=1e-3, metadata={"help": "As in stage 1."})
     stage_2_max_grad_norm: float | None = field(default=1.0, metadata={"help": "As in stage 1."})
     stage_2_parameters: list[str] | None = field(default=None, metadata={"help": "As in stage 1."})
-    stage_2_switch_epoch: int | None = field(default=None, metadata={"help": "As in stage 1."})
-    stage_2_switch_learning_rate: float = field(default=1e-4, metadata={"help": "As in stage 1."})
+    stage_2_phase_2_epoch: int | None = field(default=None, metadata={"help": "As in stage 1."})
+    stage_2_phase_2_learning_rate: float = field(default=1e-4, metadata={"help": "As in stage 1."})
 
 
-def parse_arguments(argv: list[str]) -> tuple[DataArguments, ModelArguments, TrainingArguments]:
-    """Command line over config file over defaults."""
-    parser = HfArgumentParser((DataArguments, ModelArguments, TrainingArguments), description=__doc__)
-    parser.add_argument("--config", type=Path, help="yaml or json file with any of these arguments")
-    path = parser.parse_known_args(argv)[0].config
-    if path is not None:
-        values = yaml.safe_load(path.read_text()) or {}
-        unknown = set(values) - {action.dest for action in parser._actions}
-        if unknown:
-            raise ValueError(f"{path} has arguments that there are not: {', '.join(sorted(unknown))}.")
-        # None cannot be said on a command line; all else goes through it, so that types and choices are checked.
-        parser.set_defaults(**{name: None for name, value in values.items() if value is None})
-        values = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-        options = [[f"--{name}", *map(str, value)] for name, value in values.items() if value != [None]]
-        argv = [*chain.from_iterable(options), *argv]
-    data_args, model_args, args, _ = parser.parse_args_into_dataclasses(argv)
-    return data_args, model_args, args
+# Arguments that may change when a run is resumed.
+FREE_ARGUMENTS = (
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "cache_audio_features",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+)
+# Those that had other names in the release before this one.
+NEW_NAMES = {
+    "sound": "audio",
+    "stage_1_switch_epoch": "stage_1_phase_2_epoch",
+    "stage_1_switch_learning_rate": "stage_1_phase_2_learning_rate",
+    "stage_2_switch_epoch": "stage_2_phase_2_epoch",
+    "stage_2_switch_learning_rate": "stage_2_phase_2_learning_rate",
+}
+DEFAULT_RECIPE = Path(__file__).parent / "configs" / "mini.yaml"
+
+
+def parse_arguments(argv: list[str]) -> tuple[DataArguments, ModelSettings, RunArguments]:
+    parser = HfArgumentParser((DataArguments, ModelSettings, RunArguments), description=__doc__)
+    return parse_with_recipe(parser, argv, DEFAULT_RECIPE, NEW_NAMES)
+
+
+def get_arguments(*groups: DataArguments | ModelSettings | RunArguments) -> dict:
+    return {name: value for group in groups for name, value in asdict(group).items()}
+
+
+def check_arguments(data_args: DataArguments, args: RunArguments) -> None:
+    """Refuses what would otherwise stop a run after its first step, or be ignored."""
+    SchedulerType(args.lr_scheduler_type)
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
+    if not 0 <= data_args.degraded_level <= 1:
+        raise ValueError(f"--degraded_level is {data_args.degraded_level}, expected 0 to 1.")
+    if args.localizer is not None and args.stage != "2":
+        raise ValueError(f"--localizer is for --stage 2: --stage {args.stage} trains a localizer.")
+    if args.stage == "2" and args.localizer is None and data_args.train_prompts == "stage1":
+        raise ValueError(
+            "--train_prompts stage1 needs a localizer: give its folder as --localizer, or train --stage all."
+        )
+    if args.checkpointing_steps != "epoch" and not (
+        args.checkpointing_steps.isdigit() and int(args.checkpointing_steps) > 0
+    ):
+        raise ValueError(f"--checkpointing_steps is {args.checkpointing_steps!r}, expected epoch or a number from 1.")
+    for stage in (1, 2):
+        recipe = Recipe.of_stage(args, stage)
+        if recipe.epochs < 1 or (recipe.max_steps is not None and recipe.max_steps < 1):
+            raise ValueError(f"Stage {stage} has {recipe.epochs} epochs and {recipe.max_steps} steps: at least 1.")
+
+
+@dataclass
+class Run:
+    """What all parts of a run need."""
+
+    accelerator: Accelerator
+    data_args: DataArguments
+    model_args: ModelSettings
+    args: RunArguments
+    localizer_clips: datasets.DatasetDict | None = None  # what stage 1 trains on
+    clips: datasets.DatasetDict | None = None  # all that is trained or scored otherwise
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    @property
+    def prompted(self) -> bool:
+        return self.data_args.train_prompts != "none"
 
 
 # Models --------------------------------------------------------------------------------------------------------------
 
 
-def make_config(args: ModelArguments, localizes: bool, prompted: bool) -> AAVSConfig:
-    """The released model's config, or that of a tiny one; for stage 1, for stage 2 or for one stage."""
-    labels = ["background", "sounding"] if localizes else CLASS_NAMES
-    values = {
-        "use_mask_prompt": prompted,
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
-    if args.mask2former_name_or_path is not None:
-        values |= {"num_queries": 30 if localizes else 100, "apply_output_projection": not localizes}
-        values |= {"audio_config": VGGishConfig()}
-    else:
-        values |= TINY_MODEL | {"backbone_config": TINY_BACKBONE, "audio_config": VGGishConfig(**TINY_VGGISH)}
-    for item in (args.config_overrides or "").split(","):
-        name, _, value = item.partition("=")
-        if item and (not value or name not in AAVSConfig.__dataclass_fields__):
-            raise ValueError(f"--config_overrides has {item!r}, expected the name of a field of AAVSConfig=its value.")
-        if item:
-            values[name] = yaml.safe_load(value)
-    return AAVSConfig(**values)
-
-
-# 1.5 million parameters. At this width the usual initial weights, of standard deviation 0.02, would all but switch the
-# layers off, the adapters above all. The small VGGish trains along: no pretrained weights are at hand.
-TINY_BACKBONE = {
-    "model_type": "swin",
-    "embed_dim": 24,
-    "depths": [1, 1, 2, 1],
-    "num_heads": [1, 2, 4, 8],
-    "window_size": 4,
-    "drop_path_rate": 0.0,
-    "initializer_range": 0.12,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"],
-}
-TINY_VGGISH = {"conv_channels": [8, 16, 32, 64], "conv_depths": [1, 1, 1, 1], "hidden_size": 128}
-TINY_MODEL = {
-    "freeze_audio_encoder": False,
-    "init_std": 0.12,
-    "feature_size": 64,
-    "mask_feature_size": 64,
-    "hidden_dim": 64,
-    "encoder_feedforward_dim": 128,
-    "encoder_layers": 1,
-    "decoder_layers": 4,
-    "num_attention_heads": 4,
-    "dim_feedforward": 256,
-    "num_queries": 10,
-    "train_num_points": 512,
-}
-
-
 def make_model(
-    args: ModelArguments, localizes: bool, prompted: bool, seed: int
-) -> tuple[AAVSForAudioVisualSegmentation, AAVSProcessor]:
-    """A model to train and its processor."""
+    args: ModelSettings, localizes: bool, prompted: bool, seed: int
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model that a stage begins with, and its processor."""
+    backbone = args.mask2former_name_or_path or args.backbone_name_or_path
     if args.model_name_or_path is not None:
-        if args.config_overrides is not None or args.mask2former_name_or_path is not None:
+        if args.config_overrides is not None or backbone is not None:
             raise ValueError(
-                "--model_name_or_path has its config and its weights: --config_overrides and"
+                "--model_name_or_path has its config and its weights: --config_overrides, --backbone_name_or_path and"
                 " --mask2former_name_or_path do not go with it."
             )
-        subfolder = "localizer" if localizes else ""
-        model = AAVSForAudioVisualSegmentation.from_pretrained(args.model_name_or_path, subfolder=subfolder)
-        expected = (2 if localizes else len(CLASS_NAMES), prompted)
-        if (model.config.num_labels, model.config.use_mask_prompt) != expected:
-            raise ValueError(
-                f"{args.model_name_or_path}/{subfolder} has {model.config.num_labels} labels and use_mask_prompt="
-                f"{model.config.use_mask_prompt}, expected {expected[0]} and {expected[1]}: is it the other stage?"
-            )
-        return model, AAVSProcessor.from_pretrained(args.model_name_or_path, subfolder=subfolder, backend="pil")
-    set_seed(seed)
-    model = AAVSForAudioVisualSegmentation(make_config(args, localizes, prompted))
-    if not localizes:
-        # Whatever it leaves out of stage 2, it begins with the weights that the whole of it would begin with.
-        set_seed(seed)
-        whole = AAVSForAudioVisualSegmentation(make_config(replace(args, config_overrides=None), False, True))
-        own = model.state_dict()
-        shared = {name: value for name, value in whole.state_dict().items() if name in own}
-        model.load_state_dict({name: value for name, value in shared.items() if value.shape == own[name].shape}, False)
-    image_processor = AAVSImageProcessorPil(localization=localizes)
-    if args.mask2former_name_or_path is not None:
-        if args.vggish_checkpoint is None:
-            raise ValueError("--mask2former_name_or_path needs --vggish_checkpoint: VGGish is frozen.")
-        load_mask2former_weights(model, args.mask2former_name_or_path)
-        model.model.audio_encoder.load_state_dict(load_vggish(args.vggish_checkpoint).state_dict())
-    else:
-        size = {"height": args.image_size, "width": args.image_size}
-        image_processor = AAVSImageProcessorPil(
-            localization=localizes, size=size, label_size=size, post_process_size=size
-        )
-    return model, AAVSProcessor(image_processor, VGGishFeatureExtractor())
+        return load_model(args.model_name_or_path, localizes, prompted)
+    model = make_new_model(args.get_block(localizes), localizes, prompted, seed, args.config_overrides)
+    load_pretrained_parts(model, backbone, args.vggish_checkpoint)
+    processor = make_new_processor(model.config, localizes, parse_block(args.image_processor), args.image_size)
+    return model, processor
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+def load_data(run: Run) -> None:
+    """Data that are not there are made, by the main process first: the others find its cache."""
+    data_args = run.data_args
+    datasets.disable_progress_bars()
+    data_args.cache_audio_features = data_args.cache_audio_features or str(run.output_dir / "audio-features")
+    with run.accelerator.main_process_first():
+        if data_args.data_dir is None:
+            data_args.data_dir = str(run.output_dir / "mini-avsbench")
+            if not Path(data_args.data_dir).exists():
+                make_mini_avsbench(data_args.data_dir)
+        load = partial(load_clips, data_args.data_dir, unknown_color=data_args.unknown_color)
+        run.localizer_clips = load(data_args.stage_1_dataset)
+        run.clips = load("avss") if run.args.stage != "1" else run.localizer_clips
+    missing = {"train", "validation", "test"} - (set(run.localizer_clips) & set(run.clips))
+    if missing:
+        raise ValueError(f"{data_args.data_dir} has no clips for {', '.join(sorted(missing))}.")
+
+
+def make_collator(run: Run, processor: ProcessorMixin, prompt=None, evaluation: bool = False) -> AVSCollator:
+    first_frame = "once" if evaluation else run.data_args.first_frame
+    return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation)
+
+
+def prepare(run: Run, clips: datasets.Dataset, collator: AVSCollator, store: Path | None = None) -> Dataset:
+    """Rows for a collator, with the sound that is asked for and with the masks of a store."""
+    rows = collator.prepare(clips)
+    rows = rows if run.data_args.audio == "own" else WithSilence(rows)
+    return rows if store is None else WithMasks(rows, store)
+
+
+def make_batches(run: Run, stage: int, collator: AVSCollator, store: Path | None = None) -> StepBatches:
+    clips = (run.localizer_clips if stage == 1 else run.clips)["train"]
+    if stage == 1:
+        # The released program makes no update for a clip of MS3 in which nothing sounds.
+        rows, subsets = collator.prepare(clips), enumerate(clips["subset"])
+        clips = clips.select([row for row, subset in subsets if subset != "v1m" or not is_silent(rows[row])])
+    rows = prepare(run, clips, collator, store)
+    return StepBatches(
+        run.accelerator,
+        SingleFrames(rows) if run.data_args.split_clips else rows,
+        collator,
+        run.args.seed,
+        run.args.per_device_train_batch_size,
+        run.args.gradient_accumulation_steps,
+        run.data_args.dataloader_num_workers,
+    )
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -333,10 +387,10 @@ def compute_gradients(
     accelerator: Accelerator, model, batches: tuple[dict, ...], stop: StopRequest
 ) -> tuple[float, int, bool]:
     """
-    Gradients of one optimiser step, normalised over all its frames: as if one process had them in one batch.
+    Gradients of one optimizer step, normalized over all its frames: as if one process had them in one batch.
     Returns the loss, the number of frames and whether any process is to stop.
     """
-    normalizers = sum(accelerator.unwrap_model(model).get_loss_normalizers(batch["class_labels"]) for batch in batches)
+    normalizers = sum(accelerator.unwrap_model(model).get_loss_normalizers(batch) for batch in batches)
     num_frames = sum(len(batch["pixel_values"]) for batch in batches)
     shared = torch.cat([normalizers, torch.tensor([num_frames, stop.number is not None], device=normalizers.device)])
     *normalizers, num_frames, stopped = accelerator.reduce(shared, "sum").unbind()
@@ -360,35 +414,35 @@ class Recipe:
     learning_rate: float
     max_grad_norm: float | None
     parameters: list[str] | None
-    switch_epoch: int | None
-    switch_learning_rate: float
+    phase_2_epoch: int | None
+    phase_2_learning_rate: float
 
     @classmethod
-    def of_stage(cls, args: TrainingArguments, stage: int) -> "Recipe":
+    def of_stage(cls, args: RunArguments, stage: int) -> "Recipe":
         return cls(**{item.name: getattr(args, f"stage_{stage}_{item.name}") for item in fields(cls)})
 
     def get_max_steps(self, steps_per_epoch: int) -> int:
         return self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
 
 
-def check_switch(args: TrainingArguments, stage: int, steps_per_epoch: int) -> None:
+def check_phases(args: RunArguments, stage: int, steps_per_epoch: int) -> None:
     recipe = Recipe.of_stage(args, stage)
     last_epoch = math.ceil(recipe.get_max_steps(steps_per_epoch) / steps_per_epoch)
-    if recipe.switch_epoch is not None and not 0 < recipe.switch_epoch < last_epoch:
+    if recipe.phase_2_epoch is not None and not 0 < recipe.phase_2_epoch < last_epoch:
         raise ValueError(
-            f"--stage_{stage}_switch_epoch is {recipe.switch_epoch}, expected one from 1 to {last_epoch - 1}: the"
+            f"--stage_{stage}_phase_2_epoch is {recipe.phase_2_epoch}, expected one from 1 to {last_epoch - 1}: the"
             f" stage has {last_epoch} epochs of {steps_per_epoch} steps."
         )
 
 
 def train(
     accelerator: Accelerator,
-    args: TrainingArguments,
+    args: RunArguments,
     stage: int,
-    model: AAVSForAudioVisualSegmentation,
-    processor: AAVSProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     batches: StepBatches,
-    get_score: Callable[[AAVSForAudioVisualSegmentation], float],
+    get_score: Callable[[PreTrainedModel], float],
     stop: StopRequest,
 ) -> None:
     """Trains a stage and leaves the model of its best epoch, by the validation split, in `stage_<number>/model`."""
@@ -396,10 +450,10 @@ def train(
     recipe = Recipe.of_stage(args, stage)
     max_steps = recipe.get_max_steps(len(batches))
     last_epoch = math.ceil(max_steps / len(batches))
-    check_switch(args, stage, len(batches))
-    halves = [(0, last_epoch)]
-    if recipe.switch_epoch is not None:
-        halves = [(0, recipe.switch_epoch), (recipe.switch_epoch, last_epoch)]
+    check_phases(args, stage, len(batches))
+    phases = [(0, last_epoch)]
+    if recipe.phase_2_epoch is not None:
+        phases = [(0, recipe.phase_2_epoch), (recipe.phase_2_epoch, last_epoch)]
 
     progress, checkpoint = find_checkpoint(folder)
     if checkpoint is None:
@@ -412,33 +466,32 @@ def train(
         desc=f"stage {stage}",
         disable=not accelerator.is_main_process,
     )
-    for half, (first_epoch, end_epoch) in enumerate(halves):
+    for phase, (first_epoch, end_epoch) in enumerate(phases, start=1):
         if progress.epoch >= end_epoch:
             continue
         resumes = (progress.epoch, progress.step) > (first_epoch, 0)
         learning_rate, patterns = recipe.learning_rate, recipe.parameters
-        if recipe.switch_epoch is not None and half == 0:
-            switch_off_backbone_adapters(model)
-        elif half == 1:
-            model = AAVSForAudioVisualSegmentation.from_pretrained(best_folder(folder, progress))
+        if phase == 2:
+            model = type(model).from_pretrained(best_folder(folder, progress))
             torch.manual_seed(args.seed)
-            renew_backbone_adapters(model)
-            learning_rate = recipe.switch_learning_rate
-            patterns = None if patterns is None else [*patterns, BACKBONE_ADAPTERS]
+            learning_rate = recipe.phase_2_learning_rate
+        more_patterns = model.start_training_phase(phase) if len(phases) == 2 else []
         if args.gradient_checkpointing:
             checkpoint_activations(model)
         model.train()
         if patterns is not None:
-            set_trainable(model, patterns)
+            set_trainable(model, [*patterns, *more_patterns])
+        if model.config.freeze_audio_encoder:
+            model.freeze_audio_encoder()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
-        half_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
+        phase_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
         scheduler = get_scheduler(
             args.lr_scheduler_type,
             optimizer,
             # A prepared scheduler makes a step for each process.
             num_warmup_steps=args.num_warmup_steps * accelerator.num_processes,
-            num_training_steps=half_steps * accelerator.num_processes,
+            num_training_steps=phase_steps * accelerator.num_processes,
         )
         prepared, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
         if resumes:
@@ -497,110 +550,145 @@ def train(
     accelerator.wait_for_everyone()
 
 
+def check_clip_length(run: Run, config: PreTrainedConfig) -> None:
+    if run.data_args.split_clips and config.clip_length is not None:
+        raise ValueError(
+            f"--split_clips true is for models that look at single frames, and {config.model_type} looks at"
+            f" {config.clip_length} together: give --split_clips false."
+        )
+
+
+def check_stage_2(run: Run) -> None:
+    """Tells before stage 1 trains what cannot work in stage 2."""
+    if run.model_args.model_name_or_path is not None:
+        return
+    with torch.device("meta"):
+        config = make_config(run.model_args.get_block(localizes=False), localizes=False, prompted=run.prompted)
+        model = AutoModelForAudioVisualSegmentation.from_config(config)
+    check_clip_length(run, config)
+    processor = make_new_processor(config, localizes=False, image_processor={})
+    check_phases(run.args, 2, len(make_batches(run, 2, make_collator(run, processor))))
+    if run.args.stage_2_parameters is not None:
+        set_trainable(model, run.args.stage_2_parameters)
+
+
+def train_localizer(run: Run) -> Path:
+    """Stage 1: which pixels sound?"""
+    folder = run.output_dir / "stage_1" / "model"
+    if not folder.exists():
+        model, processor = make_model(run.model_args, localizes=True, prompted=False, seed=run.args.seed)
+        check_clip_length(run, model.config)
+        batches = make_batches(run, 1, make_collator(run, processor))
+
+        def get_score(model: PreTrainedModel) -> float:
+            subsets = summarize_localization(get_scores(run, model, processor, run.localizer_clips["validation"]))
+            return sum(subset["miou"] for subset in subsets.values()) / len(subsets)
+
+        with StopRequest() as stop:
+            train(run.accelerator, run.args, 1, model, processor, batches, get_score, stop)
+    return folder
+
+
+def train_segmenter(run: Run, stores: dict[str, Path]) -> Path:
+    """Stage 2, or one stage: and what are they?"""
+    folder = run.output_dir / "stage_2" / "model"
+    if not folder.exists():
+        model, processor = make_model(run.model_args, localizes=False, prompted=run.prompted, seed=run.args.seed)
+        check_clip_length(run, model.config)
+        kind = run.data_args.train_prompts
+        prompts = {"none": None, "degraded": DegradedPrompts(run.data_args.degraded_level, run.args.seed)}
+        batches = make_batches(run, 2, make_collator(run, processor, prompts.get(kind, kind)), stores.get("train"))
+
+        def get_score(model: PreTrainedModel) -> float:
+            scores = get_scores(run, model, processor, run.clips["validation"], stores.get("validation"))
+            return scores.results()["miou"]
+
+        with StopRequest() as stop:
+            train(run.accelerator, run.args, 2, model, processor, batches, get_score, stop)
+    return folder
+
+
 # Evaluation and results ----------------------------------------------------------------------------------------------
 
 
-def prepare(clips: datasets.Dataset, collator: AVSCollator, data_args: DataArguments) -> Dataset:
-    rows = collator.prepare(clips)
-    return rows if data_args.sound == "own" else WithSilence(rows)
-
-
 def get_scores(
-    accelerator: Accelerator,
-    args: TrainingArguments,
-    data_args: DataArguments,
-    model: AAVSForAudioVisualSegmentation,
-    processor: AAVSProcessor,
+    run: Run,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     clips: datasets.Dataset,
     store: Path | None = None,
 ) -> FrameScores:
-    """Scores of a model of either stage; one of stage 2 is prompted with the masks of a store or with true ones."""
-    prompted, localizes = model.config.use_mask_prompt, model.config.num_labels == 2
-    collator = AVSCollator(
-        processor,
-        prompt=("truth" if store is None else "stage1") if prompted else None,
-        cache_dir=data_args.cache_audio_features,
-        evaluation=True,
-    )
-    rows = prepare(clips, collator, data_args)
+    """Scores of a model of either stage; a mask-prompted one gets the masks of a store, or true ones."""
+    prompt = None
+    if model.config.use_mask_prompt:
+        prompt = "truth" if store is None else "stage1"
+    collator = make_collator(run, processor, prompt, evaluation=True)
+    localizes = is_localizer(model.config)
     return evaluate(
-        accelerator,
-        rows if store is None or not prompted else WithMasks(rows, store),
+        run.accelerator,
+        prepare(run, clips, collator, store if prompt == "stage1" else None),
         collator,
-        partial(localize if localizes else segment, model.to(accelerator.device).eval(), processor),
-        FrameScores(None if localizes else model.config.num_labels),
-        args.per_device_eval_batch_size,
-        data_args.dataloader_num_workers,
+        partial(localize if localizes else segment, model.to(run.accelerator.device).eval(), processor),
+        FrameScores(None if localizes else model.config.num_labels, processor.image_processor.score_rule),
+        run.args.per_device_eval_batch_size,
+        run.data_args.dataloader_num_workers,
     )
 
 
-def store_masks(
-    accelerator: Accelerator,
-    args: TrainingArguments,
-    data_args: DataArguments,
-    localizer_dir: Path,
-    clips: datasets.Dataset,
-    store: Path,
-) -> dict:
-    """Predicts the masks of stage 1 for a split, unless its store is there already, and returns their scores."""
+def store_masks(run: Run, localizer_dir: Path, split: str) -> tuple[Path, dict]:
+    """Predicts the masks of a split, unless its store is there already; returns the store and its scores."""
+    store, clips = run.output_dir / "masks" / split, run.clips[split]
     if not store.exists():
-        model = AAVSForAudioVisualSegmentation.from_pretrained(localizer_dir)
-        processor = AAVSProcessor.from_pretrained(localizer_dir, backend="pil")
+        processor = AutoProcessor.from_pretrained(localizer_dir, backend="pil")
         scores = predict_masks(
-            accelerator,
-            model,
+            run.accelerator,
+            AutoModelForAudioVisualSegmentation.from_pretrained(localizer_dir),
             processor,
-            prepare(clips, AVSCollator(processor), data_args),
+            prepare(run, clips, make_collator(run, processor, evaluation=True)),
             store,
-            data_args.soft_masks,
-            data_args.cache_audio_features,
-            batch_size=args.per_device_eval_batch_size,
-            num_workers=data_args.dataloader_num_workers,
+            run.data_args.soft_masks,
+            run.data_args.cache_audio_features,
+            batch_size=run.args.per_device_eval_batch_size,
+            num_workers=run.data_args.dataloader_num_workers,
         )
-        finish_store(accelerator, store, localizer_dir, clips, scores, data_args.soft_masks)
-    return check_store(store, clips, hash_model_folder(localizer_dir)).scores
+        finish_store(run.accelerator, store, localizer_dir, clips, scores, run.data_args.soft_masks)
+    return store, check_store(store, clips, hash_model_folder(localizer_dir)).scores
 
 
-# Arguments that may change when a run goes on.
-FREE_ARGUMENTS = (
-    "resume_from_checkpoint",
-    "checkpointing_steps",
-    "per_device_eval_batch_size",
-    "dataloader_num_workers",
-    "cache_audio_features",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-)
+def score_segmenter(run: Run, folder: Path, stores: dict[str, Path]) -> dict[str, dict]:
+    """Scores of the test split, with the masks of the localizer and with true ones."""
+    model = AutoModelForAudioVisualSegmentation.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    prompts = {"no masks": None}
+    if run.prompted:
+        prompts = {"masks of stage 1": stores["test"]} if "test" in stores else {}
+        prompts["true masks"] = None
+    return {
+        name: summarize_semantics(get_scores(run, model, processor, run.clips["test"], store))
+        for name, store in prompts.items()
+    }
 
 
-def get_arguments(*groups: DataArguments | ModelArguments | TrainingArguments) -> dict:
-    return {name: value for group in groups for name, value in asdict(group).items()}
+def write_results(run: Run, stages: dict[int, Path], stores: dict[str, Path], results: dict) -> None:
+    """The two-stage repository with its card, scores and pictures."""
+    output_dir, repository = run.output_dir, run.output_dir / "model"
+    write_repository(repository, stages, results, run.args.hub_model_id)
+    write_text(output_dir / "all_results.json", json.dumps(results, indent=2))
+    for checkpoints in output_dir.glob("stage_*/checkpoints"):  # of a stage that was killed as it ended
+        shutil.rmtree(checkpoints)
+    logs = {f"stage {stage}": output_dir / f"stage_{stage}" / "log.csv" for stage in stages}
+    if find_spec("matplotlib") is not None:  # the extra "viz"
+        plot_curves({name: log for name, log in logs.items() if log.exists()}, output_dir / "curves.png")
+    if run.args.stage == "all":
+        draw_examples(repository, run.clips["test"], stores["test"]).save(output_dir / "grid.png")
+    pictures = ", ".join(str(path) for path in output_dir.glob("*.png"))
+    print(f"\n{make_table(results)}\n\nModel: {repository}\nPictures: {pictures}")
+    if run.args.push_to_hub:
+        HfApi().upload_folder(repo_id=run.args.hub_model_id, folder_path=repository)
 
 
-def check_arguments(data_args: DataArguments, args: TrainingArguments) -> None:
-    """Refuses what would otherwise stop a run after its first step, or be ignored."""
-    SchedulerType(args.lr_scheduler_type)
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
-    if not 0 <= data_args.degraded_level <= 1:
-        raise ValueError(f"--degraded_level is {data_args.degraded_level}, expected 0 to 1.")
-    if args.localizer is not None and args.stage != "2":
-        raise ValueError(f"--localizer is for --stage 2: --stage {args.stage} trains a stage 1.")
-    if args.checkpointing_steps != "epoch" and not (
-        args.checkpointing_steps.isdigit() and int(args.checkpointing_steps) > 0
-    ):
-        raise ValueError(f"--checkpointing_steps is {args.checkpointing_steps!r}, expected epoch or a number from 1.")
-    for stage in (1, 2):
-        recipe = Recipe.of_stage(args, stage)
-        if recipe.epochs < 1 or (recipe.max_steps is not None and recipe.max_steps < 1):
-            raise ValueError(f"Stage {stage} has {recipe.epochs} epochs and {recipe.max_steps} steps: at least 1.")
-
-
-def main(argv: list[str] | None = None) -> None:
-    data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    check_arguments(data_args, args)
+def start_run(data_args: DataArguments, model_args: ModelSettings, args: RunArguments) -> Run:
+    """Refuses what the script does not do, and claims the folder of the run."""
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
     )
@@ -614,147 +702,44 @@ def main(argv: list[str] | None = None) -> None:
             " --gradient_accumulation_steps to this script."
         )
     arguments = get_arguments(data_args, model_args, args) | {"num_processes": accelerator.num_processes}
-    output_dir = Path(args.output_dir)
     if accelerator.is_main_process:
         fixed = {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS}
-        begin_run(output_dir, fixed, resume=args.resume_from_checkpoint == "latest")
+        begin_run(args.output_dir, fixed, resume=args.resume_from_checkpoint == "latest")
         if args.push_to_hub:
-            args.hub_model_id = HfApi().create_repo(args.hub_model_id or output_dir.name, exist_ok=True).repo_id
+            name = args.hub_model_id or Path(args.output_dir).name
+            args.hub_model_id = HfApi().create_repo(name, exist_ok=True).repo_id
     if args.report_to is not None:
         accelerator.init_trackers("stepping_stones", {name: str(value) for name, value in arguments.items()})
+    return Run(accelerator, data_args, model_args, args)
 
-    # Data: made or read by the main process first, the others find the cache.
-    datasets.disable_progress_bars()
-    data_args.cache_audio_features = data_args.cache_audio_features or str(output_dir / "audio-features")
-    with accelerator.main_process_first():
-        if data_args.data_dir is None:
-            data_args.data_dir = str(output_dir / "mini-avsbench")
-            if not Path(data_args.data_dir).exists():
-                make_mini_avsbench(data_args.data_dir)
-        load = partial(load_clips, data_args.data_dir, unknown_color=data_args.unknown_color)
-        stage_1_clips = load(data_args.stage_1_dataset)
-        clips = load("avss") if args.stage != "1" else stage_1_clips
-    missing = {"train", "validation", "test"} - (set(stage_1_clips) & set(clips))
-    if missing:
-        raise ValueError(f"{data_args.data_dir} has no clips for {', '.join(sorted(missing))}.")
 
-    def make_batches(stage: int, clips: datasets.Dataset, collator: AVSCollator, store: Path | None) -> StepBatches:
-        if stage == 1:
-            # The released program makes no update for a clip of MS3 in which nothing sounds.
-            rows, subsets = collator.prepare(clips), enumerate(clips["subset"])
-            clips = clips.select([row for row, subset in subsets if subset != "v1m" or not is_silent(rows[row])])
-        rows = prepare(clips, collator, data_args)
-        if store is not None:
-            rows = WithMasks(rows, store)
-        if data_args.split_clips:
-            rows = SingleFrames(rows)
-        return StepBatches(
-            accelerator,
-            rows,
-            collator,
-            args.seed,
-            args.per_device_train_batch_size,
-            args.gradient_accumulation_steps,
-            data_args.dataloader_num_workers,
-        )
-
-    stages, results = {}, {}
-    prompted = data_args.train_prompts != "none"
+def main(argv: list[str] | None = None) -> None:
+    data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    check_arguments(data_args, args)
+    run = start_run(data_args, model_args, args)
+    load_data(run)
     if args.stage == "all":
-        # What cannot work in stage 2 is told before stage 1 trains.
-        collator = AVSCollator(AAVSProcessor(AAVSImageProcessorPil(), VGGishFeatureExtractor()))
-        check_switch(args, 2, len(make_batches(2, clips["train"], collator, None)))
-        if args.stage_2_parameters is not None and model_args.model_name_or_path is None:
-            with torch.device("meta"):
-                model = AAVSForAudioVisualSegmentation(make_config(model_args, localizes=False, prompted=prompted))
-            set_trainable(model, args.stage_2_parameters)
+        check_stage_2(run)
 
-    # Stage 1: which pixels sound?
+    stages, stores, results = {}, {}, {}
     if args.stage in ("1", "all"):
-        stages[1] = output_dir / "stage_1" / "model"
-        if not stages[1].exists():
-            model, processor = make_model(model_args, localizes=True, prompted=False, seed=args.seed)
-            collator = AVSCollator(
-                processor, first_frame=data_args.first_frame, cache_dir=data_args.cache_audio_features
-            )
-            batches = make_batches(1, stage_1_clips["train"], collator, None)
-
-            def get_score(model: AAVSForAudioVisualSegmentation) -> float:
-                scores = get_scores(accelerator, args, data_args, model, processor, stage_1_clips["validation"])
-                subsets = summarize_localization(scores).values()
-                return sum(subset["miou"] for subset in subsets) / len(subsets)
-
-            with StopRequest() as stop:
-                train(accelerator, args, 1, model, processor, batches, get_score, stop)
+        stages[1] = train_localizer(run)
     elif args.localizer is not None:
         stages[1] = check_localizer(Path(args.localizer))
-    elif data_args.train_prompts == "stage1":
-        raise ValueError(
-            "--train_prompts stage1 needs a stage 1: give its folder as --localizer, or train --stage all."
-        )
 
-    # Between them: the masks of stage 1.
-    stores = {}
     if 1 in stages:
         splits = {"1": ["test"], "2": ["validation", "test"], "all": ["validation", "test"]}[args.stage]
-        if data_args.train_prompts == "stage1":
-            splits.append("train")
-        stores = {split: output_dir / "masks" / split for split in splits}
-        scores = {
-            split: store_masks(accelerator, args, data_args, stages[1], clips[split], store)
-            for split, store in stores.items()
-        }
-        results["stage_1"] = scores["test"]
+        for split in [*splits, "train"] if data_args.train_prompts == "stage1" else splits:
+            stores[split], results[split] = store_masks(run, stages[1], split)
+        results = {"stage_1": results["test"]}
 
-    # Stage 2: and what are they?
     if args.stage in ("2", "all"):
-        stages[2] = output_dir / "stage_2" / "model"
-        if not stages[2].exists():
-            model, processor = make_model(model_args, localizes=False, prompted=prompted, seed=args.seed)
-            prompts = {"none": None, "degraded": DegradedPrompts(data_args.degraded_level, args.seed)}
-            collator = AVSCollator(
-                processor,
-                prompt=prompts.get(data_args.train_prompts, data_args.train_prompts),
-                first_frame=data_args.first_frame,
-                cache_dir=data_args.cache_audio_features,
-            )
-            batches = make_batches(2, clips["train"], collator, stores.get("train"))
+        stages[2] = train_segmenter(run, stores)
+        results["stage_2"] = score_segmenter(run, stages[2], stores)
 
-            def get_score(model: AAVSForAudioVisualSegmentation) -> float:
-                scores = get_scores(
-                    accelerator, args, data_args, model, processor, clips["validation"], stores.get("validation")
-                )
-                return scores.results()["miou"]
-
-            with StopRequest() as stop:
-                train(accelerator, args, 2, model, processor, batches, get_score, stop)
-        model = AAVSForAudioVisualSegmentation.from_pretrained(stages[2])
-        processor = AAVSProcessor.from_pretrained(stages[2], backend="pil")
-        prompts = {"masks of stage 1": stores.get("test"), "true masks": None} if prompted else {"no masks": None}
-        results["stage_2"] = {
-            name: summarize_semantics(get_scores(accelerator, args, data_args, model, processor, clips["test"], store))
-            for name, store in prompts.items()
-            if name != "masks of stage 1" or store is not None
-        }
-
-    if accelerator.is_main_process:
-        repository = output_dir / "model"
-        write_repository(repository, stages, results, args.hub_model_id)
-        partial_path = output_dir / ".all_results.json"
-        partial_path.write_text(json.dumps(results, indent=2))
-        partial_path.rename(output_dir / "all_results.json")
-        for checkpoints in output_dir.glob("stage_*/checkpoints"):  # of a stage that was killed as it ended
-            shutil.rmtree(checkpoints)
-        logs = {f"stage {stage}": output_dir / f"stage_{stage}" / "log.csv" for stage in stages}
-        if find_spec("matplotlib") is not None:  # the extra "viz"
-            plot_curves({name: log for name, log in logs.items() if log.exists()}, output_dir / "curves.png")
-        if args.stage == "all":
-            draw_examples(repository, clips["test"], stores["test"]).save(output_dir / "grid.png")
-        pictures = ", ".join(str(path) for path in output_dir.glob("*.png"))
-        print(f"\n{make_table(results)}\n\nModel: {repository}\nPictures: {pictures}")
-        if args.push_to_hub:
-            HfApi().upload_folder(repo_id=args.hub_model_id, folder_path=repository)
-    accelerator.end_training()
+    if run.accelerator.is_main_process:
+        write_results(run, stages, stores, results)
+    run.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Trains AAVS with `transformers.Trainer`, here stage 2 alone, prompted with true masks:
+Trains a model with `transformers.Trainer`, here stage 2 alone, prompted with true masks:
 
     python examples/trainer.py --data_dir AVSBench --model_name_or_path model --output_dir runs/trainer
 
 Three things differ from a model of text.
 - A batch's first axis is frames, and `Trainer` counts rows: so each frame is a sample, by `SingleFrames`.
-- The loss is divided by two numbers, of masks and of classification weights, and not by one of tokens.
+- The loss is divided by what the model counts (AAVS masks and classification weights), and not by a number of tokens.
 - Evaluation batches have label maps at the size of the metric in place of targets for the loss.
 
 The models of both stages, the masks between them and the released recipe are in `train_stepping_stones.py`.
@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
+from transformers import AutoProcessor, EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
 
-from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
+from stepping_stones_hf import AutoModelForAudioVisualSegmentation
 from stepping_stones_hf.data import AVSCollator, load_avsbench
 from stepping_stones_hf.metrics import semantic_results, semantic_statistics
 from stepping_stones_hf.training.clips import SingleFrames
@@ -39,7 +39,7 @@ from stepping_stones_hf.training.clips import SingleFrames
 
 class AVSTrainer(Trainer):
     """
-    `Trainer` with AAVS's loss over a whole optimiser step, and with label maps as predictions.
+    `Trainer` with the loss over a whole optimizer step, and with label maps as predictions.
 
     Args:
         eval_collator ([`AVSCollator`]):
@@ -54,7 +54,7 @@ class AVSTrainer(Trainer):
         # `Trainer` counts the entries of `labels`, of which there are none. It multiplies the loss by the number of
         # processes where it is given a count, and does not divide it by that of the accumulated batches then.
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        normalizers = sum(self.model.get_loss_normalizers(batch["class_labels"]) for batch in batches)
+        normalizers = sum(self.model.get_loss_normalizers(batch) for batch in batches)
         return batches, self.accelerator.reduce(normalizers.to(device), "sum")
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -102,8 +102,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     training_arguments.remove_unused_columns = False
     training_arguments.batch_eval_metrics = True
 
-    model = AAVSForAudioVisualSegmentation.from_pretrained(arguments.model_name_or_path)
-    processor = AAVSProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
+    model = AutoModelForAudioVisualSegmentation.from_pretrained(arguments.model_name_or_path)
+    if model.config.clip_length is not None:
+        raise ValueError(
+            f"{arguments.model_name_or_path} looks at {model.config.clip_length} frames together: single frames, which"
+            " Trainer counts, are not for it. Use train_stepping_stones.py."
+        )
+    if model.config.freeze_audio_encoder:
+        model.freeze_audio_encoder()
+    processor = AutoProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
     collator = AVSCollator(processor, prompt="truth")
     clips = load_avsbench("avss", arguments.data_dir)
     trainer = AVSTrainer(

@@ -36,7 +36,14 @@ from .videos import make_video
 
 PAGES = sorted(DOCS.rglob("*.md"))
 # Their own tests run their snippets, on data of their own, and say more about them.
-TESTED_ELSEWHERE = ("export", "getting_avsbench", "parquet_and_streaming", "reading_the_results", "which_miou")
+TESTED_ELSEWHERE = (
+    "adapt_it",
+    "export",
+    "preparing_avsbench",
+    "parquet_and_streaming",
+    "reading_the_results",
+    "which_miou",
+)
 
 
 def name_of(page: Path) -> str:

@@ -174,7 +174,7 @@ class TestCommand:
         assert "`make demo` trains, does not exist here: give one with --model" in capsys.readouterr().err
         save_stage(tmp_path / "second", stage=2)
         assert main(["segment", str(path), "--model", "second"]) == 1
-        assert "is a second stage" in capsys.readouterr().err
+        assert "is prompted with the masks of a localizer" in capsys.readouterr().err
         assert read_files(tmp_path) == {"clip.mp4", "second"}
 
 

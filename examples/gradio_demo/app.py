@@ -93,7 +93,7 @@ def draw_strip(segment: Pipeline, segmented: Segmented) -> Image.Image:
     """Frames and masks of at most `STRIP_FRAMES` seconds, evenly spaced, and the sound of each below."""
     step = math.ceil(len(segmented.masks) / STRIP_FRAMES)
     seconds = [second for second in read_seconds(segmented.clip, segmented.sound) if second.index % step == 0]
-    patches = np.concatenate([segment.preprocess(second)["input_features"] for second in seconds])
+    patches = segment.preprocess(tuple(seconds))["input_features"].numpy()
     label_maps = [segmented.read_label_map(second.index) for second in seconds]
     return draw_sound_strip([second.frame for second in seconds], patches, label_maps, segmented.palette)
 

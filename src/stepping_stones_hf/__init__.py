@@ -11,54 +11,27 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Audio-visual segmentation for the Hugging Face ecosystem: AAVS and the Stepping Stones strategy."""
+"""Audio-visual segmentation for the Hugging Face ecosystem: models and the Stepping Stones strategy."""
 
 from contextlib import suppress
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForUniversalSegmentation,
-    AutoProcessor,
-)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .metrics.registration import register_metric
-from .models.aavs import (
-    AAVSConfig,
-    AAVSForAudioVisualSegmentation,
-    AAVSImageProcessor,
-    AAVSImageProcessorPil,
-    AAVSModel,
-    AAVSPreTrainedModel,
-    AAVSProcessor,
-    load_mask2former_weights,
-)
-from .models.vggish import VGGishConfig, VGGishFeatureExtractor, VGGishModel, VGGishPreTrainedModel
+from .models import aavs, tpavi, vggish
+from .models.aavs import *  # noqa: F403
+from .models.auto import AutoModelForAudioVisualSegmentation
+from .models.tpavi import *  # noqa: F403
+from .models.vggish import *  # noqa: F403
 from .pipelines import AudioVisualSegmentationPipeline, decode_label_map
 
 
 __version__ = "0.1.0"
 
-AutoConfig.register("vggish", VGGishConfig)
-AutoModel.register(VGGishConfig, VGGishModel)
-AutoFeatureExtractor.register(VGGishConfig, VGGishFeatureExtractor)
-
-AutoConfig.register("aavs", AAVSConfig)
-AutoModel.register(AAVSConfig, AAVSModel)
-AutoModelForUniversalSegmentation.register(AAVSConfig, AAVSForAudioVisualSegmentation)
-AutoImageProcessor.register(
-    AAVSConfig, image_processor_classes={"torchvision": AAVSImageProcessor, "pil": AAVSImageProcessorPil}
-)
-AutoFeatureExtractor.register(AAVSConfig, VGGishFeatureExtractor)
-AutoProcessor.register(AAVSConfig, AAVSProcessor)
-
 PIPELINE_REGISTRY.register_pipeline(
     "audio-visual-segmentation",
     pipeline_class=AudioVisualSegmentationPipeline,
-    pt_model=AutoModelForUniversalSegmentation,
+    pt_model=AutoModelForAudioVisualSegmentation,
     type="multimodal",
 )
 
@@ -67,18 +40,10 @@ with suppress(OSError):
     register_metric()
 
 __all__ = [
-    "AAVSConfig",
-    "AAVSForAudioVisualSegmentation",
-    "AAVSImageProcessor",
-    "AAVSImageProcessorPil",
-    "AAVSModel",
-    "AAVSPreTrainedModel",
-    "AAVSProcessor",
     "AudioVisualSegmentationPipeline",
-    "VGGishConfig",
-    "VGGishFeatureExtractor",
-    "VGGishModel",
-    "VGGishPreTrainedModel",
+    "AutoModelForAudioVisualSegmentation",
     "decode_label_map",
-    "load_mask2former_weights",
+    *aavs.__all__,
+    *tpavi.__all__,
+    *vggish.__all__,
 ]

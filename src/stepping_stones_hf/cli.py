@@ -18,6 +18,8 @@ import json
 import signal
 import sys
 from dataclasses import asdict
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
@@ -28,25 +30,37 @@ __all__ = ["main"]
 # Where `make demo` leaves its model.
 DEMO_MODEL = "runs/mini/model"
 
+# Whose released checkpoints can be converted, by the names of their folders in models/.
+CONVERTIBLE_MODELS = ("aavs", "tpavi")
+
 
 def convert(args: argparse.Namespace) -> int:
-    from .models.aavs import convert_aavs_checkpoint
-
-    unplaced, missing = convert_aavs_checkpoint(
-        args.checkpoint, args.config, args.stage, args.output, args.preprocessor_config, args.vggish
-    )
-    for key in unplaced:
-        print(f"no place for {key}", file=sys.stderr)
-    for key in missing:
-        print(f"not in the checkpoint: {key}", file=sys.stderr)
-    if unplaced or missing:
+    package = import_module(f".models.{args.model}", __package__)
+    converter = getattr(package, f"convert_{args.model}_checkpoint")
+    options = {"config": args.config, "stage": args.stage, "vggish": args.vggish}
+    options["preprocessor_config"] = args.preprocessor_config
+    options = {name: value for name, value in options.items() if value is not None}
+    try:
+        signature(converter).bind(args.checkpoint, output_dir=args.output, **options)
+    except TypeError as error:
+        raise ValueError(f"The options do not go with --model {args.model}: {error}.") from error
+    conversion = converter(args.checkpoint, output_dir=args.output, **options)
+    for key in conversion.unexpected:
+        print(f"unexpected: {key}", file=sys.stderr)
+    for key in conversion.missing:
+        print(f"missing: {key}", file=sys.stderr)
+    if conversion.unexpected or conversion.missing:
         print(
-            f"{len(unplaced)} keys of {args.checkpoint} have no place in the model and {len(missing)} parameters of "
-            f"the model are not in it (or have other shapes). Nothing was written. Check --stage and --config.",
+            f"{args.checkpoint} has {len(conversion.unexpected)} unexpected keys, and {len(conversion.missing)}"
+            " parameters of the model are missing in it (or have other shapes). Nothing was written. Check the"
+            " options.",
             file=sys.stderr,
         )
         return 1
-    print(f"Wrote {args.output}: load it with AAVSForAudioVisualSegmentation.from_pretrained({str(args.output)!r}).")
+    if conversion.dropped:
+        print(f"Left out {len(conversion.dropped)} parameters that take part in nothing:")
+        print("\n".join(f"    {key}" for key in conversion.dropped))
+    print(f"Wrote {args.output}: AutoModelForAudioVisualSegmentation.from_pretrained({str(args.output)!r}) loads it.")
     return 0
 
 
@@ -136,14 +150,16 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("convert", help="convert a released checkpoint into a folder for from_pretrained")
     command.set_defaults(run=convert)
-    command.add_argument("--model", choices=["aavs"], required=True)
+    command.add_argument("--model", choices=CONVERTIBLE_MODELS, required=True)
     command.add_argument(
         "--checkpoint", type=Path, required=True, help=".pth or .safetensors, with the names as released"
     )
-    command.add_argument("--config", type=Path, required=True, help="the original config.json")
-    command.add_argument("--preprocessor-config", type=Path, help="the original preprocessor_config.json")
+    command.add_argument(
+        "--config", type=Path, help="the original config.json (aavs), or fields that differ from the released recipe"
+    )
+    command.add_argument("--preprocessor-config", type=Path, help="the original preprocessor_config.json (aavs)")
     command.add_argument("--vggish", type=Path, help="torchvggish checkpoint; without it the model takes embeddings")
-    command.add_argument("--stage", type=int, choices=[1, 2], required=True, help="1: localisation, 2: semantics")
+    command.add_argument("--stage", type=int, choices=[1, 2], help="1: localization, 2: semantics (aavs)")
     command.add_argument("--output", type=Path, required=True, help="folder to write")
 
     command = commands.add_parser("export-data", help="write a copy of AVSBench as Parquet files and a dataset card")
@@ -164,7 +180,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--unknown-color",
         choices=["error", "background"],
         default="error",
-        help="what colours outside the palette are",
+        help="what colors outside the palette are",
     )
     command.add_argument("--allow-outside-links", action="store_true", help="follow links to files outside DIR")
     command.add_argument("--num-proc", type=int, help="processes that read and check the copy")

@@ -23,17 +23,17 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .models.aavs.image_processing_pil_aavs import VOC_PALETTE
+from .files import write_whole
+from .labels import VOC_PALETTE
+from .media import Source
 from .pipelines import AudioVisualSegmentationPipeline
 from .video import (
-    Source,
     VideoInfo,
     check_fps,
     check_new_file,
     check_output,
     read_info,
     write_painted,
-    write_whole,
 )
 from .visualization import BINARY_PALETTE, blend, make_layer
 
@@ -99,7 +99,7 @@ def segment_video(
         written = dict(zip(wanted, partials))
         if masks_dir is not None:
             written[masks_dir].mkdir()
-        results = segment.iterate(video, sound=sound, label_maps="array", batch_size=batch_size)
+        results = segment.iterate(video, audio=sound, label_maps="array", batch_size=batch_size)
         painter = Painter(results, info, segment.model.config.id2label, written.get(masks_dir), bar)
         if output is not None:
             write_painted(video, written[output], painter.paint, sound, fps)

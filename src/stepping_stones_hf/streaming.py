@@ -16,15 +16,16 @@
 import numpy as np
 from PIL import Image
 
-from .models.vggish.feature_extraction_vggish import check_sampling_rate, to_mono
+from .media import check_sampling_rate, to_frame, to_mono
 from .pipelines import AudioVisualSegmentationPipeline
-from .video import Second, to_picture
+from .video import Second
 
 
 class StreamingPredictor:
     """
     Segments frames and sound as they arrive, with one second of latency: a second is segmented as soon as it is over.
-    The results, with that of `finish`, are those of the pipeline for the whole recording.
+    Where a model looks at several seconds together, `pipeline.clip_length`, so many are segmented at a time, once the
+    last of them is over. The results, with those of `finish`, are those of the pipeline for the whole recording.
 
     ```python
     predictor = StreamingPredictor(segment, sampling_rate=16_000)  # segment is the pipeline
@@ -56,8 +57,9 @@ class StreamingPredictor:
         self.frame, self.latest = None, None  # the last one until its middle, and the last one
         self.before = np.zeros(0)  # samples of the second before it
         self.samples = np.zeros(0)  # its samples until now
+        self.waiting = []  # seconds that are over, until there are as many as the models look at together
 
-    def push(self, frame: Image.Image | np.ndarray, samples: np.ndarray) -> dict | None:
+    def push(self, frame: Image.Image | np.ndarray, samples: np.ndarray) -> dict | list[dict] | None:
         """
         Adds a frame and the sound from then on.
 
@@ -68,45 +70,54 @@ class StreamingPredictor:
                 What is heard until the next frame: at most one second.
 
         Returns:
-            `dict` or `None`: when a second is over its result, as the pipeline gives it.
+            `dict` or `None`: when a second is over its result, as the pipeline gives it. Where `pipeline.clip_length`
+            is more than 1, `list[dict]` or `None`: when so many seconds are over their results.
 
         Raises:
             `ValueError`: there is no sound or more than a second of it, or there are samples that are NaN or
             infinite; the frame is of another shape or type.
         """
-        samples = to_mono(samples, "samples").numpy()
+        samples = to_mono(samples, "samples")
         if len(samples) > self.sampling_rate:
             raise ValueError(
                 f"samples has {len(samples) / self.sampling_rate:.2f} s of sound: push at most one second at a time."
             )
-        self.latest = to_picture(frame, "frame")
+        self.latest = to_frame(frame, "frame")
         if self.frame is None or len(self.samples) <= self.sampling_rate / 2:
             self.frame = self.latest
         self.samples = np.concatenate([self.samples, samples])
         if len(self.samples) < self.sampling_rate:
             return None
         samples, rest = np.split(self.samples, [self.sampling_rate])
-        result = self._segment(samples)
+        self._end_second(samples)
         self.index, self.frame, self.before, self.samples = self.index + 1, self.latest, samples, rest
-        return result
+        if len(self.waiting) < self.pipeline.clip_length:
+            return None
+        return self._segment()
 
-    def finish(self) -> dict | None:
+    def finish(self) -> dict | list[dict] | None:
         """
         Ends the recording, and begins a new one.
 
         Returns:
             `dict` or `None`: the result of a last second that is more than half over, or that is the first one; what
-            it lacks is silence.
+            it lacks is silence. Where `pipeline.clip_length` is more than 1, `list[dict]` or `None`: the results of
+            all seconds that `push` has not returned.
         """
-        result = None
         if len(self.samples) > (self.sampling_rate / 2 if self.index else 0):
-            result = self._segment(np.pad(self.samples, (0, self.sampling_rate - len(self.samples))))
+            self._end_second(np.pad(self.samples, (0, self.sampling_rate - len(self.samples))))
+        results = self._segment() if self.waiting else None
         self.reset()
-        return result
+        return results
 
-    def _segment(self, samples: np.ndarray) -> dict:
+    def _end_second(self, samples: np.ndarray) -> None:
         second = Second(self.index, self.frame, np.concatenate([self.before, samples]), self.sampling_rate)
-        return self.pipeline(second, **self.kwargs)
+        self.waiting.append(second)
+
+    def _segment(self) -> dict | list[dict]:
+        results = self.pipeline.segment_seconds(self.waiting, **self.kwargs)
+        self.waiting = []
+        return results[0] if self.pipeline.clip_length == 1 else results
 
 
 __all__ = ["StreamingPredictor"]

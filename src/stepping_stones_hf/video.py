@@ -13,20 +13,20 @@
 # limitations under the License.
 """Videos: second by second what a model looks at and listens to, and the same video again with painted frames."""
 
-import io
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, repeat
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image
+
+from .files import write_whole
+from .media import Source, name_source, open_source
 
 
 try:
@@ -41,8 +41,6 @@ SILENCE = "silence"
 # Files that hold H.264, and the sounds that any of them holds and every player plays; others become AAC.
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
 COPIED_SOUNDS = ("aac", "ac3", "alac")
-
-Source = str | os.PathLike | bytes
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,9 @@ class VideoInfo:
     seconds: float
 
 
-def name_of(source: Source) -> str:
-    return f"The video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
-
-
 def unreadable(source: Source, error: Exception) -> ValueError:
     return ValueError(
-        f"{name_of(source)} cannot be read: {error.strerror}. Is it a video, or a sound, and is the file whole?"
+        f"{name_source(source)} cannot be read: {error.strerror}. Is it a video, or a sound, and is the file whole?"
     )
 
 
@@ -85,14 +79,10 @@ def open_media(source: Source) -> Iterator["av.container.InputContainer"]:
     """Opens a file, or its content."""
     if av is None:
         raise ImportError("Videos need PyAV: pip install av, or this library with the extra video.")
-    if not isinstance(source, bytes):
-        if not Path(source).is_file():
-            raise FileNotFoundError(f"{source} is no file.")
-        if Path(source).stat().st_size == 0:
-            raise ValueError(f"{source} is empty: 0 bytes.")
+    opened = open_source(source)
     try:
         # With a folder in front: FFmpeg takes what stands before a colon for a protocol.
-        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).absolute()))
+        container = av.open(str(opened.absolute()) if isinstance(opened, Path) else opened)
     except av.FFmpegError as error:
         raise unreadable(source, error) from error
     with container:
@@ -112,7 +102,7 @@ def get_video_stream(container: "av.container.InputContainer", source: Source) -
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
-        raise ValueError(f"{name_of(source)} has no video track: there is nothing to see.")
+        raise ValueError(f"{name_source(source)} has no video track: there is nothing to see.")
     streams[0].thread_type = "AUTO"
     return streams[0]
 
@@ -120,7 +110,8 @@ def get_video_stream(container: "av.container.InputContainer", source: Source) -
 def get_audio_stream(container: "av.container.InputContainer", source: Source) -> "av.AudioStream":
     if not container.streams.audio:
         raise ValueError(
-            f'{name_of(source)} has no audio track. Give its sound as a file of its own, or "{SILENCE}" in its place.'
+            f"{name_source(source)} has no audio track. Give its sound as a file of its own, or"
+            f' "{SILENCE}" in its place.'
         )
     return container.streams.audio[0]
 
@@ -139,18 +130,6 @@ def quarter_turns(frame: "av.VideoFrame") -> int:
     return round(frame.rotation / 90) % 4
 
 
-def to_picture(frame: Image.Image | np.ndarray, name: str) -> Image.Image:
-    """A frame that somebody gives, in RGB."""
-    if isinstance(frame, Image.Image):
-        return frame.convert("RGB")
-    frame = np.asarray(frame)
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
-        raise ValueError(
-            f"{name} should be a PIL image or an array (height, width, 3) of uint8, got {frame.shape}, {frame.dtype}."
-        )
-    return Image.fromarray(frame)
-
-
 def to_array(frame: "av.VideoFrame") -> np.ndarray:
     """(height, width, 3), RGB, uint8, upright."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame)))
@@ -167,18 +146,18 @@ def decode_video(
         size = size or (frame.width, frame.height)
         if (frame.width, frame.height) != size:
             raise ValueError(
-                f"{name_of(source)} changes its size from {size[0]}x{size[1]} to {frame.width}x{frame.height},"
+                f"{name_source(source)} changes its size from {size[0]}x{size[1]} to {frame.width}x{frame.height},"
                 f" {moment:.2f} s from its start. Cut it there."
             )
         if moment <= before:
             raise ValueError(
-                f"The clock of {name_of(source)} goes from {before:.2f} s to {moment:.2f} s. Were videos joined? Join"
-                " them with FFmpeg, which sets the clock."
+                f"The clock of {name_source(source)} goes from {before:.2f} s to {moment:.2f} s. Were videos joined?"
+                " Join them with FFmpeg, which sets the clock."
             )
         yield frame, moment, float(frame.duration * frame.time_base) if frame.duration else usual
         before = moment
     if size is None:
-        raise ValueError(f"{name_of(source)} has no frames.")
+        raise ValueError(f"{name_source(source)} has no frames.")
 
 
 def read_info(source: Source) -> VideoInfo:
@@ -238,8 +217,8 @@ def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.
             broken = np.flatnonzero(~np.isfinite(samples))
             if len(broken):
                 raise ValueError(
-                    f"{name_of(source)} has samples that are NaN or infinite, {(length + broken[0]) / rate:.2f} s from"
-                    " its start. Mend its sound or give another."
+                    f"{name_source(source)} has samples that are NaN or infinite, {(length + broken[0]) / rate:.2f} s"
+                    " from its start. Mend its sound or give another."
                 )
             # A sound that begins later or earlier than the picture, or stops in between. Less is the clock's step.
             silent = round((frame.time - start) * rate) - length
@@ -256,7 +235,7 @@ def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.
                     yield pending[:rate], rate
                     pending = pending[rate:]
     if length == 0:
-        raise ValueError(f"{name_of(source)} has an audio track without sound. Is the file whole?")
+        raise ValueError(f"{name_source(source)} has an audio track without sound. Is the file whole?")
     yield np.pad(pending, (0, rate - len(pending))), rate
     yield from repeat((np.zeros(rate, dtype=np.float32), rate))
 
@@ -428,22 +407,6 @@ def write_video(
         sound.sample_rate, sound.time_base, sound.pts = sampling_rate, Fraction(1, sampling_rate), 0
         written.mux(audio.encode(sound))
         written.mux(audio.encode())
-
-
-@contextmanager
-def write_whole(*paths: Path) -> Iterator[list[Path]]:
-    """Names beside files or folders, for what gets their names once all of it is whole."""
-    partials = [path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}") for path in paths]
-    try:
-        yield partials
-        for partial, path in zip(partials, paths):
-            partial.replace(path)
-    finally:
-        for partial in partials:
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            else:
-                partial.unlink(missing_ok=True)
 
 
 def check_new_file(path: Path, *others: Source | None) -> None:

@@ -17,14 +17,13 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .data.labels import CLASS_NAMES, PALETTE
-from .video import write_whole
+from .files import write_whole
 
 
 if TYPE_CHECKING:
@@ -331,7 +330,7 @@ def draw_sound_strip(
 
 
 def _save(figure: "Figure", path: str | os.PathLike) -> None:
-    with write_whole(Path(path)) as (partial_path,):
+    with write_whole(path) as (partial_path,):
         figure.savefig(partial_path, dpi=120)
 
 

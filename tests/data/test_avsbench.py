@@ -35,10 +35,10 @@ from torch.utils.data import DataLoader
 from stepping_stones_hf import AAVSImageProcessorPil
 from stepping_stones_hf.data import avsbench, labels, layout, load_avsbench, media
 from stepping_stones_hf.data.labels import CLASS_NAMES
-from stepping_stones_hf.data.media import read_audio
+from stepping_stones_hf.media import read_audio
 
+from ..test_media import png_header
 from .conftest import MINI_CLIPS, make_object_tree
-from .test_media import png_header
 
 
 CONFIGS = ("s4", "ms3", "avss")

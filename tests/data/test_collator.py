@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -31,7 +31,7 @@ from stepping_stones_hf import (
 from stepping_stones_hf.data import load_avsbench
 from stepping_stones_hf.data.collator import AVSCollator
 from stepping_stones_hf.data.labels import color_to_index
-from stepping_stones_hf.data.media import read_audio
+from stepping_stones_hf.media import read_audio
 
 from ..models.aavs.conftest import make_config
 
@@ -263,3 +263,97 @@ def test_only_clips_of_s4_are_repeated(avss):
     frame = {**clip, "masks": clip["masks"][3:4], "color_masks": clip["color_masks"][3:4], "mask_frame_indices": [3]}
     once, repeat = (AVSCollator(make_processor(), first_frame=way)([frame]) for way in ("once", "repeat"))
     assert_close(dict(repeat), dict(once), rtol=0, atol=0)
+
+
+# What people do to clips before they reach the collator --------------------------------------------------------------
+
+
+def flip(clip: dict) -> dict:
+    names = ("frames", "masks", "semantic_masks", "color_masks")
+    return {name: [ImageOps.flip(image) for image in clip[name]] for name in names if name in clip}
+
+
+def assert_batches_equal(batch, expected):
+    assert batch.keys() == expected.keys()
+    for name, values in expected.items():
+        assert_close(batch[name], values, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("localization", [False, True])
+def test_clips_that_a_function_was_mapped_over(avss, localization):
+    clips = avss["test"].select(range(2))
+    # Resized, a mirrored map is not the mirror of a resized one.
+    collator = AVSCollator(make_processor(localization, clips[0]["frames"][0].height), prompt="truth")
+    batch = collator([collator.prepare(clips)[0]])
+    flipped = collator([collator.prepare(clips.map(flip))[0]])
+    # Frames are JPEG files, which are not compressed again.
+    assert_close(flipped["pixel_values"], batch["pixel_values"].flip(2), atol=0.05, rtol=0)
+    for found, expected in zip(flipped["mask_labels"], batch["mask_labels"]):
+        assert_close(found, expected.flip(1))
+    assert_close(flipped["prompt_masks"], batch["prompt_masks"].flip(1))
+    assert_close(flipped["input_features"], batch["input_features"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda clips: clips.filter(lambda clip: clip["subset"] == "v1m"),
+        lambda clips: clips.shuffle(seed=1),
+        lambda clips: datasets.concatenate_datasets([clips, clips]),
+        lambda clips: datasets.interleave_datasets([clips, clips]),
+        lambda clips: clips.with_format("torch"),
+        lambda clips: clips.select(range(1, 3)).flatten_indices(),
+        lambda clips: clips.add_column("weight", [1.0] * len(clips)),
+        lambda clips: clips.cast_column("frames", datasets.Sequence(datasets.Image(decode=False))),
+        lambda clips: clips.to_iterable_dataset(num_shards=2).shuffle(seed=1),
+        lambda clips: clips.to_iterable_dataset().skip(1).take(1),
+        lambda clips: clips.to_iterable_dataset().filter(lambda clip: clip["num_frames"] == 5),
+        lambda clips: clips.to_iterable_dataset().map(lambda clip: clip, features=clips.features),
+    ],
+    ids=[
+        "filter",
+        "shuffle",
+        "concatenate",
+        "interleave",
+        "with_format",
+        "select",
+        "add_column",
+        "cast_column",
+        "stream of shards",
+        "skip and take",
+        "filter of a stream",
+        "map of a stream",
+    ],
+)
+def test_what_datasets_does_to_clips_leaves_each_of_them_as_it_was(avss, change):
+    collator = AVSCollator(make_processor(), prompt="truth")
+    clips = avss["test"]
+    expected = {clip["video_id"]: collator([clip]) for clip in collator.prepare(clips)}
+    changed = list(collator.prepare(change(clips)))
+    assert changed
+    for clip in changed:
+        assert_batches_equal(collator([clip]), expected[clip["video_id"]])
+
+
+def test_clips_that_were_saved_and_loaded(avss, tmp_path):
+    collator = AVSCollator(make_processor())
+    expected = collator([collator.prepare(avss["test"])[1]])
+    avss["test"].save_to_disk(tmp_path / "disk")
+    avss["test"].to_parquet(tmp_path / "clips.parquet")
+    for loaded in (
+        datasets.load_from_disk(str(tmp_path / "disk")),
+        datasets.Dataset.from_parquet(str(tmp_path / "clips.parquet"), cache_dir=str(tmp_path / "cache")),
+    ):
+        assert_batches_equal(collator([collator.prepare(loaded)[1]]), expected)
+
+
+def test_a_stream_that_forgot_its_columns_is_told_how_to_keep_them(mini_dir):
+    stream = load_avsbench("ms3", mini_dir, split="train", streaming=True)
+    collator = AVSCollator(make_processor())
+    with pytest.raises(ValueError, match=r"does not know its columns.*clips.map\(function, features=clips.features\)"):
+        collator.prepare(stream.map(lambda clip: {"note": "x"}))
+
+
+def test_columns_that_are_missing_are_named(avss):
+    with pytest.raises(ValueError, match="have no audio, but the columns video_id"):
+        AVSCollator(make_processor()).prepare(avss["test"].remove_columns("audio"))

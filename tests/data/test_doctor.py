@@ -113,7 +113,7 @@ FILE_ERRORS = {
     "empty frame": ("frames/3.jpg", lambda path: path.write_bytes(b""), "empty"),
     "truncated frame": ("frames/3.jpg", truncate, "damaged"),
     "text as frame": ("frames/3.jpg", lambda path: path.write_text("404 not found"), "not a readable JPEG or PNG"),
-    "folder as frame": ("frames/3.jpg", lambda path: path.unlink() or path.mkdir(), "not a readable JPEG or PNG"),
+    "folder as frame": ("frames/3.jpg", lambda path: path.unlink() or path.mkdir(), "is no file"),
     "huge header": ("frames/3.jpg", write_huge_header, "9000x9000"),
     "frame outside": ("frames/3.jpg", move_out, "allow_outside_links=True"),
     "missing mask": ("labels_rgb/3.png", Path.unlink, "does not exist"),

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The Python and the commands of the page "Getting AVSBench in place", run as they stand there."""
+"""The Python and the commands of the page "Preparing AVSBench", run as they stand there."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from ..snippets import DOCS, read_commands, read_snippets, run_snippets
 from .conftest import make_object_tree
 
 
-PAGE = DOCS / "getting_avsbench.md"
+PAGE = DOCS / "preparing_avsbench.md"
 
 
 @pytest.fixture

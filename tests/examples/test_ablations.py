@@ -17,7 +17,6 @@ import csv
 import json
 import re
 import sys
-from argparse import Namespace
 from itertools import product
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def test_the_table_has_means_and_differences_paired_by_seed():
         "0.500 ± 0.000",
         "0.900 ± 0.248",
     ]
-    one_stage = table["one stage, as many semantic steps: origin initialisation (E3)"]
+    one_stage = table["one stage, as many semantic steps: origin initialization (E3)"]
     # The standard deviation of 0.4, 0.5, 0.5 and of their differences 0.1, 0.1, 0.2 is 0.1 / sqrt(3).
     assert one_stage == ["0.467 ± 0.143", "", "", "", "", ""]
     gains = {
@@ -169,7 +168,7 @@ def test_the_table_has_means_and_differences_paired_by_seed():
         "true masks, to high": "0.400 ± 0.248",
         "masks of stage 1, trained on degraded masks, to trained on true ones": "0.000 ± 0.248",
         "one stage, adaptive audio query to shared (T3)": "-0.033 ± 0.143",
-        "audio initialisation to origin (E3)": "0.050 ± 0.000",
+        "audio initialization to origin (E3)": "0.050 ± 0.000",
         "S4 foreground IoU, with sound to without": "0.500 ± 0.248",
         "masks of stage 1, to without fusion (T4)": "0.100 ± 0.000",
         "true masks, to without fusion (T4)": "0.400 ± 0.248",
@@ -217,7 +216,7 @@ def test_runs_get_the_arguments_of_their_ablation(tmp_path):
     patterns = ["class_predictor", "audio_aware_key"]
     values = {"stage_1_max_steps": 5, "stage_2_max_steps": 3, "stage_2_parameters": patterns}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    args = Namespace(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "out")
+    args = script.Experiment(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "out")
     arguments = {name: get_arguments(*parse_arguments(script.make_arguments(args, 7, name))) for name in RUNS}
     for name, values in arguments.items():
         assert (values["seed"], values["output_dir"]) == (7, str(tmp_path / "out" / "seed_7" / name))
@@ -226,7 +225,7 @@ def test_runs_get_the_arguments_of_their_ablation(tmp_path):
         assert values["stage_2_max_steps"] == (8 if name == "one_stage_equal_cost" else 3)
         assert values["stage_2_parameters"] == (patterns[:1] if name in script.WITHOUT_KEYS else patterns)
         assert (values["train_prompts"] == "none") == name.startswith("one_stage")
-        assert (values["sound"] == "silence") == (name == "stage_1_silence")
+        assert (values["audio"] == "silence") == (name == "stage_1_silence")
     localizers = {arguments[name]["localizer"] for name in script.STAGE_2_RUNS}
     assert localizers == {str(tmp_path / "out" / "seed_7" / "stage_1" / "stage_1" / "model")}
 
@@ -245,7 +244,7 @@ def test_a_folder_that_was_moved_is_not_another_run(queue, tmp_path):
     queue()
     finish(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "elsewhere")
-    args = Namespace(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "elsewhere")
+    args = script.Experiment(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "elsewhere")
     for name in RUNS:
         script.check_finished(args, 1, name)
     args.data_dir = tmp_path / "other"

@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,12 +49,12 @@ from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 from stepping_stones_hf.cli import main as command_line
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.aavs.convert_aavs_original import rename_key
+from stepping_stones_hf.models.aavs.recipe_aavs import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
 from stepping_stones_hf.training import first_stage, mask_store
 from stepping_stones_hf.training.batches import StepBatches, derive_seed
 from stepping_stones_hf.training.checkpoints import find_checkpoint
 from stepping_stones_hf.training.clips import load_clips
 from stepping_stones_hf.training.evaluation import localize
-from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
 
 from . import fixed_points
 from .fixed_points import script
@@ -137,7 +138,7 @@ def assert_same_run(output_dir: Path, expected: Path) -> None:
 
 
 def load_trajectory(stage: int, fixtures_dir: Path, request) -> dict:
-    """Inputs and targets of a clip, and what the released program's three steps of each half make of it."""
+    """Inputs and targets of a clip, and what the released program's three steps of each phase make of it."""
     if stage == 2:
         folder = fixtures_dir / "aavs_stage2"
         tensors, training = load_file(folder / "inputs.safetensors"), load_file(folder / "training.safetensors")
@@ -187,7 +188,7 @@ class OneClip:
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_three_steps_of_each_half_are_those_of_the_released_program(
+def test_three_steps_of_each_phase_are_those_of_the_released_program(
     stage, fixtures_dir, request, tmp_path, monkeypatch
 ):
     expected = load_trajectory(stage, fixtures_dir, request)
@@ -212,14 +213,19 @@ def test_three_steps_of_each_half_are_those_of_the_released_program(
         seeds = iter(range(200, 203))
         model.register_forward_pre_hook(lambda *_: torch.manual_seed(next(seeds)) and None)
 
-    def begin_again(model) -> None:
-        # Its second half was begun from the first half's beginning, adapters included.
-        model.load_state_dict(before)
-        seed_each_step(model)
+    start_training_phase = AAVSForAudioVisualSegmentation.start_training_phase
+
+    def begin_again(model, phase: int) -> list[str]:
+        more_parameters = start_training_phase(model, phase)
+        # Its second phase was begun from the first one's beginning, adapters included.
+        if phase == 2:
+            model.load_state_dict(before)
+            seed_each_step(model)
+        return more_parameters
 
     after, norms = [], []
     clip = Accelerator.clip_grad_norm_
-    monkeypatch.setattr(script, "renew_backbone_adapters", begin_again)
+    monkeypatch.setattr(AAVSForAudioVisualSegmentation, "start_training_phase", begin_again)
     monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *args: norms.append(clip(*args).item()))
 
     def get_score(model) -> float:
@@ -227,8 +233,8 @@ def test_three_steps_of_each_half_are_those_of_the_released_program(
         return float(len(after))
 
     released = list(RELEASED_PARAMETERS[stage])
-    args = script.TrainingArguments(output_dir=str(tmp_path / "run"), lr_scheduler_type="constant", num_warmup_steps=0)
-    recipe = {"epochs": 2, "switch_epoch": 1, "learning_rate": 1e-3, "switch_learning_rate": 1e-4}
+    args = script.RunArguments(output_dir=str(tmp_path / "run"), lr_scheduler_type="constant", num_warmup_steps=0)
+    recipe = {"epochs": 2, "phase_2_epoch": 1, "learning_rate": 1e-3, "phase_2_learning_rate": 1e-4}
     recipe |= {"parameters": released, "max_grad_norm": 0.01 if stage == 1 else None}
     for name, value in recipe.items():
         setattr(args, f"stage_{stage}_{name}", value)
@@ -258,9 +264,9 @@ def test_three_steps_of_each_half_are_those_of_the_released_program(
 # Outputs -------------------------------------------------------------------------------------------------------------
 
 
-TWO_HALVES = {
+TWO_PHASES = {
     **{f"stage_{stage}_epochs": 2 for stage in (1, 2)},
-    **{f"stage_{stage}_switch_epoch": 1 for stage in (1, 2)},
+    **{f"stage_{stage}_phase_2_epoch": 1 for stage in (1, 2)},
     **{f"stage_{stage}_parameters": RELEASED_PARAMETERS[stage] for stage in (1, 2)},
     "checkpointing_steps": 2,
 }
@@ -293,7 +299,7 @@ def whole(common, tmp_path_factory) -> Path:
     """A run that nothing interrupts."""
     with pytest.MonkeyPatch.context() as patch:
         arrange(patch.setattr)
-        return run(tmp_path_factory.mktemp("whole") / "out", common, TWO_HALVES)
+        return run(tmp_path_factory.mktemp("whole") / "out", common, TWO_PHASES)
 
 
 def test_the_repository_has_both_stages_and_their_processors(whole):
@@ -354,7 +360,7 @@ def test_the_log_has_a_row_a_step_and_a_score_an_epoch(whole):
         steps, scores = [row for row in rows if row["loss"]], [row for row in rows if row["score"]]
         assert [int(row["step"]) for row in steps] == list(range(1, 2 * STEPS + 1))
         assert [(int(row["step"]), int(row["epoch"])) for row in scores] == [(STEPS, 0), (2 * STEPS, 1)]
-        # A cosine in each half, from its own peak.
+        # A cosine in each phase, from its own peak.
         assert [float(steps[index]["learning_rate"]) for index in (0, STEPS)] == [1e-3, 1e-4]
 
 
@@ -423,12 +429,12 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tm
     points = [
         at(script, "compute_gradients", call=2),  # before there is a checkpoint
         at(Accelerator, "save_state", after=True),  # half a checkpoint
-        at(Path, "rename", when=lambda path, _: path.name == ".partial"),  # all but its name
-        at(Path, "rename", after=True, when=lambda path, _: path.name == ".partial"),
+        at(Path, "rename", when=lambda path, _: path.name.startswith(".epoch_")),  # all but its name
+        at(Path, "rename", after=True, when=lambda path, _: path.name.startswith(".epoch_")),
         at(AAVSForAudioVisualSegmentation, "save_pretrained", after=True),  # half a best model
         at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),  # a best model too many
         at(shutil, "rmtree", when=lambda path, *_: path.name.startswith("epoch_")),  # a checkpoint too many
-        at(script, "compute_gradients", call=2),  # in the second half
+        at(script, "compute_gradients", call=2),  # in the second phase
         at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),
         at(shutil, "rmtree", when=lambda path, *_: path.name == "checkpoints"),  # after stage 1
         at(first_stage, "write_mask", call=3),
@@ -441,8 +447,8 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tm
         at(script, "draw_examples"),
     ]
     for point in points:
-        run_until(monkeypatch, *point, tmp_path / "out", common, TWO_HALVES)
-    assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
+        run_until(monkeypatch, *point, tmp_path / "out", common, TWO_PHASES)
+    assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
     assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"validation", "test"}
 
 
@@ -458,11 +464,11 @@ def test_trackers_count_the_steps_of_stage_2_on_from_those_of_stage_1(common, tm
     assert [row["step"] for row in read_log(tmp_path / "out" / "stage_2" / "log.csv")] == ["1", "2", "2"]
 
 
-def test_with_a_checkpoint_an_epoch_the_second_half_begins_again_from_the_first_ones_best(
+def test_with_a_checkpoint_an_epoch_phase_2_begins_again_from_the_best_of_the_first(
     whole, common, tmp_path, monkeypatch, arranged
 ):
-    # The second half's best model is written, its checkpoint is not: what is newest is not what it began from.
-    epochs = {**TWO_HALVES, "checkpointing_steps": "epoch"}
+    # The second phase's best model is written, its checkpoint is not: what is newest is not what it began from.
+    epochs = {**TWO_PHASES, "checkpointing_steps": "epoch"}
     for stage in (1, 2):
         best = Path(f"stage_{stage}", "best_1")
         point = at(script, "save_model", after=True, when=lambda *args, best=best: args[3].match(str(best)))
@@ -485,12 +491,12 @@ def test_signals_save_after_the_step_and_leave_with_their_exit_code(
 
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
             patch.setattr(script, "compute_gradients", interrupted)
-            run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"})
+            run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"})
         assert stopped.value.code == 128 + number
         assert f"Stopped and saved after step 1 of stage {stage}." in capsys.readouterr().err
         assert find_checkpoint(tmp_path / "out" / f"stage_{stage}")[0].total_steps == 1
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
+    assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
 
 
 def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage(common, tmp_path, monkeypatch):
@@ -514,7 +520,11 @@ def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage
         ("train_stepping_stones.compute_gradients", 4, {"stage_1/checkpoints": ["epoch_000001_step_00000000"]}),
         ("train_stepping_stones.compute_gradients", 9, {"stage_2/checkpoints": ["epoch_000000_step_00000002"]}),
         # The second checkpoint has its model and its optimizer.
-        ("torch.save", 5, {"stage_1/checkpoints": [".partial", "epoch_000000_step_00000002"]}),
+        (
+            "torch.save",
+            5,
+            {"stage_1/checkpoints": [".epoch_000001_step_00000000.partial", "epoch_000000_step_00000002"]},
+        ),
         ("stepping_stones_hf.training.first_stage.write_mask", 3, {"masks": [".validation.partial"]}),
     ],
     ids=["stage_1", "stage_2", "checkpoint", "masks"],
@@ -522,7 +532,7 @@ def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage
 def test_a_process_that_is_killed_goes_on_in_another_one(
     whole, common, tmp_path, arranged, function: str, call: int, left: dict
 ):
-    argv = to_argv({"output_dir": tmp_path / "out", **common, **TWO_HALVES})
+    argv = to_argv({"output_dir": tmp_path / "out", **common, **TWO_PHASES})
     killed = subprocess.run(
         [sys.executable, "-m", "tests.examples.killed", function, str(call), *argv],
         cwd=Path(__file__).parents[2],
@@ -533,7 +543,7 @@ def test_a_process_that_is_killed_goes_on_in_another_one(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     for folder, names in left.items():
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == names
-    assert_same_run(run(tmp_path / "out", common, TWO_HALVES, {"resume_from_checkpoint": "latest"}), whole)
+    assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
 
 
 # Several processes ---------------------------------------------------------------------------------------------------
@@ -620,10 +630,10 @@ def test_fewer_clips_than_fill_a_step_are_an_error():
         make_batches(range(5), 0, 1, 3, 2)
 
 
-# Halves --------------------------------------------------------------------------------------------------------------
+# Phases --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_second_half_begins_from_the_best_epoch_with_fresh_adapters(common, tmp_path, monkeypatch):
+def test_phase_2_begins_from_the_best_epoch_with_fresh_adapters(common, tmp_path, monkeypatch):
     scores, epochs, begun = iter([0.5, 0.1, 0.3]), [], []
     train, compute_gradients = script.train, script.compute_gradients
 
@@ -637,7 +647,12 @@ def test_the_second_half_begins_from_the_best_epoch_with_fresh_adapters(common, 
 
     monkeypatch.setattr(script, "train", lambda *args: train(*args[:-2], get_score, args[-1]))
     monkeypatch.setattr(script, "compute_gradients", record)
-    halves = {"stage": 1, "stage_1_epochs": 3, "stage_1_switch_epoch": 2, "stage_1_parameters": RELEASED_PARAMETERS[1]}
+    halves = {
+        "stage": 1,
+        "stage_1_epochs": 3,
+        "stage_1_phase_2_epoch": 2,
+        "stage_1_parameters": RELEASED_PARAMETERS[1],
+    }
     output_dir = run(tmp_path / "out", common, halves)
 
     adapters = {name for name in epochs[0] if re.search(BACKBONE_ADAPTERS, name)}
@@ -657,7 +672,7 @@ def test_the_second_half_begins_from_the_best_epoch_with_fresh_adapters(common, 
     assert all(torch.equal(best[name], epochs[0][name]) for name in best)
 
 
-def test_without_patterns_the_first_half_trains_everything_but_the_adapters(common, tmp_path, monkeypatch):
+def test_without_patterns_phase_1_trains_everything_but_the_adapters(common, tmp_path, monkeypatch):
     models, optimizers = [], []
     compute_gradients, adamw = script.compute_gradients, torch.optim.AdamW
     monkeypatch.setattr(
@@ -666,7 +681,7 @@ def test_without_patterns_the_first_half_trains_everything_but_the_adapters(comm
     monkeypatch.setattr(
         torch.optim, "AdamW", lambda parameters, **kwargs: optimizers.append(parameters) or adamw(parameters, **kwargs)
     )
-    run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": STEPS + 1, "stage_1_switch_epoch": 1})
+    run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": STEPS + 1, "stage_1_phase_2_epoch": 1})
     first, second = models[0], models[STEPS]
     adapters = {name for name, _ in first.named_parameters() if re.search(BACKBONE_ADAPTERS, name)}
     assert first is not second
@@ -674,11 +689,11 @@ def test_without_patterns_the_first_half_trains_everything_but_the_adapters(comm
     assert len(optimizers[1]) - len(optimizers[0]) == len(adapters)
 
 
-def test_a_switch_outside_of_the_epochs_is_an_error(common, tmp_path):
+def test_a_phase_outside_of_the_epochs_is_an_error(common, tmp_path):
     with pytest.raises(
-        ValueError, match="--stage_1_switch_epoch is 2, expected one from 1 to 1: .* 2 epochs of 3 steps"
+        ValueError, match="--stage_1_phase_2_epoch is 2, expected one from 1 to 1: .* 2 epochs of 3 steps"
     ):
-        run(tmp_path / "out", common, {"stage_1_epochs": 2, "stage_1_switch_epoch": 2})
+        run(tmp_path / "out", common, {"stage_1_epochs": 2, "stage_1_phase_2_epoch": 2})
 
 
 # What a stage is given -----------------------------------------------------------------------------------------------
@@ -770,7 +785,7 @@ def test_one_stage_takes_no_prompts(common, tmp_path):
     assert (output_dir / "grid.png").exists()
 
 
-def test_the_control_without_ears_hears_silence_in_training_and_evaluation(common, tmp_path, monkeypatch):
+def test_the_control_that_hears_nothing_gets_silence_in_training_and_evaluation(common, tmp_path, monkeypatch):
     heard = []
     for module in (script, first_stage):
         monkeypatch.setattr(module, "localize", lambda *args: heard.append(args[2]) or localize(*args))
@@ -778,7 +793,7 @@ def test_the_control_without_ears_hears_silence_in_training_and_evaluation(commo
     monkeypatch.setattr(
         script, "compute_gradients", lambda *args: heard.append(args[2][0]) or compute_gradients(*args)
     )
-    run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": 1, "sound": "silence"})
+    run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": 1, "audio": "silence"})
     assert len(heard) > 3
     assert {len(inputs["input_features"].unique()) for inputs in heard} == {1}
 
@@ -811,7 +826,7 @@ def test_the_command_line_overrides_a_config_file_and_that_the_defaults(tmp_path
 def test_a_config_file_with_an_unknown_argument_is_refused(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("stage_1_epoch: 7\nstage_2_epochs: 7\n")
-    with pytest.raises(ValueError, match="config.yaml has arguments that there are not: stage_1_epoch.$"):
+    with pytest.raises(ValueError, match="config.yaml has unknown arguments: stage_1_epoch.$"):
         script.parse_arguments(["--config", str(path)])
 
 
@@ -839,12 +854,12 @@ def test_the_presets_train_what_the_released_program_trains(name):
     path = EXAMPLES / "configs" / f"{name}.yaml"
     data_args, _, args = script.parse_arguments(["--config", str(path)])
     assert tuple(args.stage_1_parameters) == RELEASED_PARAMETERS[1]
-    assert (args.stage_1_switch_epoch, args.stage_1_epochs, args.stage_1_max_grad_norm) == (30, 60, 0.01)
-    assert (args.stage_1_learning_rate, args.stage_1_switch_learning_rate, args.seed) == (1e-3, 1e-4, 3407)
+    assert (args.stage_1_phase_2_epoch, args.stage_1_epochs, args.stage_1_max_grad_norm) == (30, 60, 0.01)
+    assert (args.stage_1_learning_rate, args.stage_1_phase_2_learning_rate, args.seed) == (1e-3, 1e-4, 3407)
     assert (args.per_device_train_batch_size, data_args.split_clips, data_args.first_frame) == (1, False, "repeat")
     if args.stage == "all":
         assert tuple(args.stage_2_parameters) == RELEASED_PARAMETERS[2]
-        assert (args.stage_2_switch_epoch, args.stage_2_epochs, args.stage_2_max_grad_norm) == (20, 60, None)
+        assert (args.stage_2_phase_2_epoch, args.stage_2_epochs, args.stage_2_max_grad_norm) == (20, 60, None)
 
 
 @pytest.mark.parametrize("name", ["multi_gpu", "fsdp", "deepspeed_zero2"])
@@ -868,9 +883,9 @@ def test_seeds_share_no_order():
 
 @pytest.mark.parametrize("overrides", ["mask_prompt_keys=false", "audio_query=shared", None])
 def test_variants_of_stage_2_begin_with_the_weights_that_they_share(overrides):
-    args = script.ModelArguments()
+    _, args, _ = script.parse_arguments([])
     whole, _ = script.make_model(args, localizes=False, prompted=True, seed=5)
-    args = script.ModelArguments(config_overrides=overrides)
+    args = replace(args, config_overrides=overrides)
     variant, _ = script.make_model(args, localizes=False, prompted=overrides is not None, seed=5)
     weights = whole.state_dict()
     assert set(variant.state_dict()) <= set(weights)
@@ -901,10 +916,10 @@ class TestBadInput:
 
     def test_the_folder_of_another_run(self, whole, common):
         with pytest.raises(ValueError, match="has a run already. --resume_from_checkpoint latest goes on with it"):
-            run(whole, common, TWO_HALVES)
+            run(whole, common, TWO_PHASES)
         changed = {"resume_from_checkpoint": "latest", "seed": 1}
         with pytest.raises(ValueError, match=r"is the folder of another run: seed differ \(3407 there\)"):
-            run(whole, common, TWO_HALVES, changed)
+            run(whole, common, TWO_PHASES, changed)
 
     def test_masks_of_another_localizer(self, whole, common, tmp_path):
         (tmp_path / "out" / "masks").mkdir(parents=True)
@@ -921,12 +936,13 @@ class TestBadInput:
 
     def test_a_localizer_that_is_none(self, whole, common, tmp_path):
         with pytest.raises(
-            ValueError, match=r"--localizer .*model has 71 labels, expected the 2 of a stage 1.*localizer/"
+            ValueError,
+            match=r"--localizer .*model has 71 labels and use_mask_prompt=True: it is not a localizer.*localizer/",
         ):
             run(tmp_path / "out", common, {"stage": 2, "localizer": whole / "model"})
         with pytest.raises(FileNotFoundError, match=r"config.json does not exist: --localizer"):
             run(tmp_path / "out", common, {"stage": 2, "localizer": tmp_path / "nowhere"})
-        with pytest.raises(ValueError, match="--train_prompts stage1 needs a stage 1"):
+        with pytest.raises(ValueError, match="--train_prompts stage1 needs a localizer"):
             run(tmp_path / "out", common, {"stage": 2, "train_prompts": "stage1"})
 
     def test_a_model_to_start_from_of_the_other_stage(self, whole, common, tmp_path):
@@ -935,7 +951,7 @@ class TestBadInput:
             run(tmp_path / "out", common, {"stage": 2, **model}, without="config_overrides")
 
     def test_a_model_to_start_from_with_another_config(self, whole, common, tmp_path):
-        with pytest.raises(ValueError, match="--config_overrides and --mask2former_name_or_path do not go with it"):
+        with pytest.raises(ValueError, match="--mask2former_name_or_path do not go with it"):
             run(tmp_path / "out", common, {"model_name_or_path": whole / "model"})
 
     @pytest.mark.parametrize("item", ["num_querys=4", "num_queries"])
@@ -965,8 +981,8 @@ class TestBadInput:
         ("arguments", "message"),
         [
             (
-                {"stage_2_epochs": 2, "stage_2_switch_epoch": 7},
-                "--stage_2_switch_epoch is 7, expected one from 1 to 1",
+                {"stage_2_epochs": 2, "stage_2_phase_2_epoch": 7},
+                "--stage_2_phase_2_epoch is 7, expected one from 1 to 1",
             ),
             ({"stage_2_parameters": ["nothing"]}, "has a name that matches 'nothing'"),
             ({"lr_scheduler_type": "cosin"}, "cosin is not a valid SchedulerType"),

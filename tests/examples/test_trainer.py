@@ -45,7 +45,8 @@ def data_dir(tmp_path_factory) -> Path:
 def model_dir(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     overrides = "train_num_points=64,num_queries=4,encoder_feedforward_dim=32,dim_feedforward=32"
-    model, processor = make_hopeful_model(script.ModelArguments(config_overrides=overrides), False, True, 0)
+    _, settings, _ = script.parse_arguments(["--config_overrides", overrides])
+    model, processor = make_hopeful_model(settings, False, True, 0)
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -14,6 +14,7 @@
 """`evaluate.load("avss_miou")` from anywhere, with and without a network, across versions of the package."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -87,12 +88,16 @@ def test_load_works_against_an_endpoint_that_has_no_such_metric(cache):
 
 def test_processes_that_register_and_load_at_once_do_not_disturb_each_other(cache):
     # The module alone: the package takes long to import, and the two would not meet.
-    code = f"import sys; sys.path.insert(0, {str(METRIC_FILE.parents[1])!r})\n"
-    code += "from registration import register_metric\nregister_metric()\n" + LOAD_AND_COMPUTE
+    code = "import sys, types\n"
+    packages = {"stepping_stones_hf": METRIC_FILE.parents[2], "stepping_stones_hf.metrics": METRIC_FILE.parents[1]}
+    for name, folder in packages.items():
+        code += f"package = sys.modules[{name!r}] = types.ModuleType({name!r})\npackage.__path__ = [{str(folder)!r}]\n"
+    code += "from stepping_stones_hf.metrics.registration import register_metric\nregister_metric()\n"
+    code += LOAD_AND_COMPUTE
     running = [start_python(code, "/", HF_EVALUATE_OFFLINE="1") for _ in range(2)]
     assert [output_of(process) for process in running] == ["1.0", "1.0"]
     assert len(list(cache.glob("*/avss_miou.py"))) == 1
-    assert not list(cache.glob("staging-*"))
+    assert not list(cache.glob(".*"))
 
 
 def test_an_upgrade_and_a_downgrade_of_the_package_change_what_is_loaded(cache, tmp_path, monkeypatch):
@@ -136,8 +141,8 @@ def test_what_a_killed_process_leaves_is_never_loaded(cache, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "rename", die)
-        patched.setattr(registration.shutil, "rmtree", lambda *args, **kwargs: None)
+        patched.setattr(os, "replace", die)
+        patched.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
         with pytest.raises(KeyboardInterrupt):
             register_metric()
     (left,) = cache.iterdir()

@@ -14,13 +14,19 @@
 
 import json
 import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
 from transformers.image_utils import SizeDict
+from transformers.pipelines.pt_utils import KeyDataset
 
 from stepping_stones_hf import (
     AAVSForAudioVisualSegmentation,
@@ -28,7 +34,7 @@ from stepping_stones_hf import (
     AudioVisualSegmentationPipeline,
     decode_label_map,
 )
-from stepping_stones_hf.models.aavs.image_processing_pil_aavs import label_pixels, resize_bilinear
+from stepping_stones_hf.models.image_processing_base import label_pixels, resize_bilinear
 from stepping_stones_hf.video import SILENCE, read_seconds
 
 from ..two_stage import save_stage
@@ -114,7 +120,7 @@ def test_a_video_is_its_frames_and_its_sound(segment, tmp_path):
 
 def test_the_sound_matters(segment, tmp_path):
     path = make_video(tmp_path / "clip.mkv", audio_codec="pcm_s16le")
-    own, mute = segment(path), segment(path, sound=SILENCE)
+    own, mute = segment(path), segment(path, audio=SILENCE)
     changed = [one["label_map"] != other["label_map"] for one, other in zip(own, mute)]
     assert changed == [False, True, False]  # the tone is in the second second
 
@@ -164,19 +170,117 @@ class TestLocalizer:
         assert seen == [96, 64]
         assert not segment.prepares_twice
 
+    def test_it_is_found_as_the_model_was(self, two_stage_repository, tmp_path, segment, clip):
+        # In a cache folder of one's own, offline, at a revision.
+        cache, revision = tmp_path / "cache", "f" * 40
+        shutil.copytree(two_stage_repository, cache / "models--you--model" / "snapshots" / revision)
+        (cache / "models--you--model" / "refs").mkdir()
+        (cache / "models--you--model" / "refs" / "v2").write_text(revision)
+        found = pipeline(TASK, model="you/model", revision="v2", model_kwargs={"cache_dir": cache}, device="cpu")
+        assert found(clip) == segment(clip)
+
     def test_none_is_there(self, tmp_path):
         folder = save_stage(tmp_path / "alone", stage=2)
-        with pytest.raises(ValueError, match=r"alone is a second stage.*none in .*alone/localizer.*localizer="):
+        with pytest.raises(
+            ValueError, match=r"alone is prompted with .* localizer.*none in .*alone/localizer.*localizer="
+        ):
             pipeline(TASK, model=str(folder), device="cpu")
 
-    def test_it_is_no_first_stage(self, two_stage_repository):
-        with pytest.raises(ValueError, match="has 71 labels and use_mask_prompt=True: it is no first stage"):
+    def test_it_is_not_a_localizer(self, two_stage_repository):
+        with pytest.raises(ValueError, match="has 71 labels and use_mask_prompt=True: it is not a localizer"):
             pipeline(TASK, model=str(two_stage_repository), localizer=str(two_stage_repository), device="cpu")
 
-    def test_a_model_without_ears(self, tmp_path):
+    def test_a_model_without_audio_encoder(self, tmp_path):
         folder = save_stage(tmp_path / "deaf", stage=1, audio=False)
         with pytest.raises(ValueError, match="deaf has no audio encoder"):
             pipeline(TASK, model=str(folder), device="cpu")
+
+
+class TestManyVideos:
+    """What upstream's pipelines take: lists at once, everything else one by one."""
+
+    @pytest.fixture(scope="class")
+    def paths(self, tmp_path_factory) -> list[str]:
+        folder = tmp_path_factory.mktemp("videos")
+        return [str(make_video(folder / f"{seconds}.mp4", seconds=seconds)) for seconds in (1, 2)]
+
+    @pytest.fixture(scope="class")
+    def expected(self, segment, paths) -> list[list[dict]]:
+        return segment(paths)
+
+    def test_a_generator_is_read_one_video_at_a_time(self, segment, paths, expected):
+        read = []
+
+        def generate():
+            for path in paths:
+                read.append(path)
+                yield path
+
+        results = segment(generate())
+        assert read == []
+        assert next(results) == expected[0]
+        assert read == paths[:1]
+        assert list(results) == expected[1:]
+
+    def test_a_data_set_and_its_columns(self, segment, paths, expected):
+        rows = datasets.Dataset.from_dict({"video": paths})
+        assert list(segment(KeyDataset(rows, "video"))) == expected
+        assert list(segment(rows["video"])) == expected
+        videos = rows.cast_column("video", datasets.Video(decode=False))
+        assert list(segment(videos["video"])) == expected
+        assert list(segment(row["video"] for row in videos.to_iterable_dataset())) == expected
+        content = {"bytes": Path(paths[0]).read_bytes(), "path": None}
+        assert segment(content) == expected[0]
+
+    def test_an_address_is_downloaded(self, segment, paths, expected):
+        handler = partial(SimpleHTTPRequestHandler, directory=Path(paths[0]).parent)
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}"
+            assert segment(f"{address}/1.mp4") == expected[0]
+            assert segment(paths[0], audio=f"{address}/1.mp4") == expected[0]
+            with pytest.raises(ValueError, match=r"/3.mp4 cannot be downloaded: .*404"):
+                segment(f"{address}/3.mp4")
+            server.shutdown()
+        with pytest.raises(ValueError, match=r"/1.mp4 cannot be downloaded: .*Download it and give the file"):
+            segment(f"{address}/1.mp4")
+
+
+class TestSaving:
+    def test_both_stages_are_saved_and_load_again(self, segment, clip, tmp_path):
+        segment.save_pretrained(tmp_path / "saved")
+        assert "custom_pipelines" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+        assert not [*(tmp_path / "saved").rglob("*.py")]
+        again = pipeline(TASK, model=str(tmp_path / "saved"), device="cpu")
+        assert again(clip) == segment(clip)
+
+    def test_a_localizer_of_another_repository_is_saved_with_the_model(self, two_stage_repository, clip, tmp_path):
+        root = tmp_path / "root"
+        shutil.copytree(two_stage_repository, root, ignore=shutil.ignore_patterns("localizer"))
+        segment = pipeline(TASK, model=str(root), localizer=str(two_stage_repository / "localizer"), device="cpu")
+        segment.save_pretrained(tmp_path / "saved")
+        assert pipeline(TASK, model=str(tmp_path / "saved"), device="cpu")(clip) == segment(clip)
+
+    def test_a_model_without_prompt_is_saved_alone(self, clip, tmp_path):
+        segment = pipeline(TASK, model=str(save_stage(tmp_path / "stage_1", stage=1)), device="cpu")
+        segment.save_pretrained(tmp_path / "saved")
+        assert not (tmp_path / "saved" / "localizer").exists()
+        assert pipeline(TASK, model=str(tmp_path / "saved"), device="cpu")(clip) == segment(clip)
+
+    def test_uploading_goes_another_way(self, segment, tmp_path):
+        with pytest.raises(ValueError, match="pipeline.push_to_hub"):
+            segment.save_pretrained(tmp_path / "saved", push_to_hub=True)
+        assert not (tmp_path / "saved").exists()
+
+
+class TestFormerNames:
+    def test_sound_is_audio(self, segment, tmp_path):
+        path = make_video(tmp_path / "clip.mp4", seconds=1)
+        with pytest.warns(DeprecationWarning, match=r"sound=...\) is now audio=..., and works in this release only"):
+            results = segment(path, sound=SILENCE)
+        assert results == segment(path, audio=SILENCE)
+        with pytest.raises(TypeError, match="twice"), pytest.warns(DeprecationWarning):
+            segment(path, sound=SILENCE, audio=SILENCE)
 
 
 class TestBadInput:
@@ -187,8 +291,8 @@ class TestBadInput:
             segment({"frames": clip["frames"]})
         with pytest.raises(ValueError, match="sampling_rate"):
             segment(clip | {"sampling_rate": None})
-        with pytest.raises(ValueError, match="sound replaces that of a file"):
-            segment(clip, sound=SILENCE)
+        with pytest.raises(ValueError, match="audio replaces the sound of a file"):
+            segment(clip, audio=SILENCE)
 
     def test_samples_that_are_nan(self, segment, clip):
         audio = clip["audio"].copy()
@@ -227,7 +331,7 @@ def test_labels_are_the_same_however_many_are_resized_at_a_time(monkeypatch):
     scores = torch.rand(7, 6, 5).round(decimals=1)  # with ties
     expected = resize_bilinear(scores, (11, 13))
     for limit in (1, 300, 10**9):
-        monkeypatch.setattr("stepping_stones_hf.models.aavs.image_processing_pil_aavs.MAX_RESIZED_SCORES", limit)
+        monkeypatch.setattr("stepping_stones_hf.models.image_processing_base.MAX_RESIZED_SCORES", limit)
         labels, highest = label_pixels(scores, (11, 13))
         torch.testing.assert_close(labels, expected.argmax(0))
         torch.testing.assert_close(highest, expected.amax(0))

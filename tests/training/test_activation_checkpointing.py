@@ -19,8 +19,9 @@ import torch
 from transformers.models.swin.modeling_swin import SwinLayer
 
 from stepping_stones_hf import AAVSForAudioVisualSegmentation
+from stepping_stones_hf.models.aavs.recipe_aavs import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
 from stepping_stones_hf.training.activation_checkpointing import checkpoint_activations
-from stepping_stones_hf.training.stages import BACKBONE_ADAPTERS, RELEASED_PARAMETERS, set_trainable
+from stepping_stones_hf.training.stages import set_trainable
 
 from ..models.aavs.conftest import make_config, make_inputs, make_labels
 

@@ -23,8 +23,6 @@ from stepping_stones_hf.metrics import binary_results, binary_statistics
 from stepping_stones_hf.training import degrade
 from stepping_stones_hf.training.degrade import (
     QUALITIES,
-    blend_mask,
-    blend_probability,
     calibrate_level,
     degrade_mask,
     frame_iou,
@@ -84,7 +82,7 @@ def test_every_subset_and_their_mean_have_the_wanted_iou(subsets, quality):
 
 
 def test_oracle_is_the_truth(frames):
-    level = calibrate_level(frames, QUALITIES["oracle"], seed=0)
+    level = calibrate_level(frames, 1.0, seed=0)
     assert level == 0
     assert all(np.array_equal(degrade_mask(mask, level, 0, video, frame), mask) for video, frame, mask in frames)
 
@@ -131,7 +129,6 @@ frames = [(f"clip_{i}", i % 5, mask) for i in range(20)]
 digest = hashlib.sha256(repr(calibrate_level(frames, 0.7, seed=5)).encode())
 for video, frame, mask in frames:
     digest.update(degrade_mask(mask, 0.5, 5, video, frame).tobytes())
-    digest.update(blend_mask(mask, ~mask, 0.5, 5, video, frame).tobytes())
 """
 
 
@@ -225,7 +222,7 @@ def test_what_is_no_mask_is_refused(mask):
         calibrate_level([("clip", 3, mask)], 0.8, seed=0)
     truth = np.zeros((4, 4), dtype=bool)
     with pytest.raises(ValueError, match="prediction should be a boolean array"):
-        blend_mask(truth, mask, 0.5, 0, "clip", 3)
+        frame_iou(truth, mask)
     with pytest.raises(ValueError, match="truth should be a boolean array"):
         frame_iou(mask, truth)
 
@@ -240,8 +237,6 @@ def test_impossible_level_is_refused(level):
 def test_impossible_target_is_refused(frames, target):
     with pytest.raises(ValueError, match="target_iou should be in"):
         calibrate_level(frames, target, seed=0)
-    with pytest.raises(ValueError, match="target_iou should be in"):
-        blend_probability([("clip", 0, 0.5)], target, seed=0)
 
 
 def test_target_out_of_reach_is_refused(frames):
@@ -253,87 +248,12 @@ def test_target_out_of_reach_is_refused(frames):
 def test_nothing_to_calibrate_on_is_refused():
     with pytest.raises(ValueError, match="masks is empty"):
         calibrate_level([], 0.8, seed=0)
-    with pytest.raises(ValueError, match="ious is empty"):
-        blend_probability([], 0.8, seed=0)
-
-
-# The blend ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def predictions(frames) -> list[np.ndarray]:
-    """What stands for a real first stage: the error model with another seed, at an IoU of about 0.6."""
+    """Masks with errors of all kinds, at an IoU of about 0.6."""
     return [degrade_mask(mask, 0.7, 99, video, frame) for video, frame, mask in frames]
-
-
-@pytest.fixture(scope="module")
-def prediction_ious(frames, predictions) -> list[tuple[str, int, float]]:
-    return [(v, f, frame_iou(mask, prediction)) for (v, f, mask), prediction in zip(frames, predictions)]
-
-
-@pytest.mark.parametrize("quality", QUALITIES)
-def test_blend_has_the_wanted_iou(frames, predictions, prediction_ious, quality):
-    probability = blend_probability(prediction_ious, QUALITIES[quality], seed=4)
-    blended = [
-        blend_mask(mask, prediction, probability, 4, video, frame)
-        for (video, frame, mask), prediction in zip(frames, predictions)
-    ]
-    ious = [frame_iou(mask, result) for (*_, mask), result in zip(frames, blended)]
-    assert np.mean(ious) == pytest.approx(QUALITIES[quality], abs=0.002)
-    if quality == "oracle":
-        assert probability == 0
-
-
-def test_blend_probability_is_the_closed_form_in_expectation(prediction_ious):
-    probabilities = [blend_probability(prediction_ious, 0.8, seed) for seed in range(50)]
-    expected = (1 - 0.8) / (1 - np.mean([iou for *_, iou in prediction_ious]))
-    assert np.mean(probabilities) == pytest.approx(expected, abs=0.015)
-
-
-def test_blend_takes_whole_predictions_as_often_as_asked():
-    truth, prediction = np.zeros((2, 2), dtype=bool), np.ones((2, 2), dtype=bool)
-    taken = np.array([blend_mask(truth, prediction, 0.3, 0, "clip", frame).all() for frame in range(5000)])
-    assert taken.mean() == pytest.approx(0.3, abs=0.02)
-    more = np.array([blend_mask(truth, prediction, 0.5, 0, "clip", frame).all() for frame in range(5000)])
-    assert (more >= taken).all()
-    assert not blend_mask(truth, prediction, 0.0, 0, "clip", 0).any()
-    assert blend_mask(truth, prediction, 1.0, 0, "clip", 0).all()
-
-
-def test_blend_does_not_depend_on_the_order_of_the_frames(prediction_ious):
-    assert blend_probability(reversed(prediction_ious), 0.8, seed=0) == blend_probability(prediction_ious, 0.8, seed=0)
-
-
-def test_blend_at_the_level_of_the_predictions_takes_them_all(prediction_ious):
-    mean = np.mean([iou for *_, iou in prediction_ious])
-    assert blend_probability(prediction_ious, mean, seed=0) == 1
-
-
-def test_blend_below_the_predictions_is_refused(prediction_ious):
-    with pytest.raises(ValueError, match="can only raise it.*calibrate_level"):
-        blend_probability(prediction_ious, 0.3, seed=0)
-
-
-def test_blend_of_too_few_frames_is_refused_unless_tolerated():
-    ious = [("clip", 0, 0.5), ("clip", 1, 0.5)]
-    with pytest.raises(ValueError, match="nearest is"):
-        blend_probability(ious, 0.9, seed=0)
-    assert blend_probability(ious, 0.9, seed=0, tolerance=0.2) == 0
-
-
-@pytest.mark.parametrize("iou", [-0.1, 1.1, float("nan")])
-def test_impossible_iou_is_refused(iou):
-    with pytest.raises(ValueError, match="IoU of frame 2 of 'clip'"):
-        blend_probability([("clip", 2, iou)], 0.8, seed=0)
-
-
-def test_impossible_blend_is_refused():
-    mask = np.zeros((4, 4), dtype=bool)
-    with pytest.raises(ValueError, match="shape of truth"):
-        blend_mask(mask, np.zeros((4, 5), dtype=bool), 0.5, 0, "clip", 0)
-    for probability in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="probability should be in"):
-            blend_mask(mask, mask, probability, 0, "clip", 0)
 
 
 # The measure -------------------------------------------------------------------------------------------------------

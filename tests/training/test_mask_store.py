@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 import json
-import os
 import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -23,16 +23,15 @@ from PIL import Image
 from stepping_stones_hf.data import load_avsbench
 from stepping_stones_hf.data.export import export_avsbench
 from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.files import begin_folder, partial_folder
 from stepping_stones_hf.training.mask_store import (
     Manifest,
-    begin_store,
     check_store,
     complete_store,
     fingerprint_clips,
     hash_model_folder,
     mask_path,
     name_model,
-    partial_store,
     write_mask,
 )
 
@@ -72,10 +71,10 @@ def make_manifest(localizer_hash: str) -> Manifest:
 
 
 def fill(folder, value: float, localizer_hash: str = "1234") -> None:
-    begin_store(folder)
+    begin_folder(folder)
     for clip in ROWS:
         for frame in range(clip["num_frames"]):
-            path = mask_path(partial_store(folder), clip["subset"], clip["video_id"], frame)
+            path = mask_path(partial_folder(folder), clip["subset"], clip["video_id"], frame)
             write_mask(path, np.full((4, 6), value))
     complete_store(folder, make_manifest(localizer_hash))
 
@@ -115,8 +114,8 @@ def test_masks_are_eight_bit_gray(tmp_path, mask, expected):
 
 def test_a_store_that_was_being_written_is_begun_anew(tmp_path):
     store = tmp_path / "test"
-    begin_store(store)
-    write_mask(mask_path(partial_store(store), "v2", "gone", 0), np.ones((2, 2)))
+    begin_folder(store)
+    write_mask(mask_path(partial_folder(store), "v2", "gone", 0), np.ones((2, 2)))
     assert not store.exists()
     with pytest.raises(FileNotFoundError, match="not a complete mask store"):
         check_store(store, CLIPS)
@@ -131,14 +130,15 @@ def test_a_store_in_use_stays_whole_until_the_new_one_takes_its_place(tmp_path, 
     def stop(*_):
         raise KeyboardInterrupt
 
+    rename = Path.rename
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("shutil.rmtree", lambda folder, **_: stop() if folder == store else None)
+        patch.setattr(Path, "rename", stop)
         fill(store, 1.0, "new")
     assert check_store(store, CLIPS).localizer_hash == "old" and read(store) == {0}
 
     # Killed after that, there is no store, which is written again.
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", stop)
+        patch.setattr(Path, "rename", lambda path, name: rename(path, name) if path == store else stop())
         fill(store, 1.0, "new")
     assert not store.exists()
     fill(store, 1.0, "new")

@@ -24,7 +24,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import SequenceFeatureExtractor
 
 from .. import __version__
-from .media import get_source, read_audio, source_name
+from ..files import write_whole
+from ..media import name_source, read_audio
+from .media import get_source
 
 
 class AudioFeatureCache:
@@ -73,9 +75,9 @@ class AudioFeatureCache:
         path = self.cache_dir / f"{self.settings_hash}-{num_patches}" / name[:2] / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{name}.{os.getpid()}")
-            save_file({"input_features": self.compute(source, num_patches)}, partial)
-            os.replace(partial, path)
+            features = self.compute(source, num_patches)
+            with write_whole(path) as (partial,):
+                save_file({"input_features": features}, partial)
         try:
             return load_file(path)["input_features"]
         except SafetensorError as error:
@@ -86,7 +88,7 @@ class AudioFeatureCache:
         try:
             features = self.feature_extractor(waveform, sampling_rate=sampling_rate, num_patches=num_patches)
         except ValueError as error:
-            raise ValueError(f"{source_name(source)}: {error}") from error
+            raise ValueError(f"{name_source(source)}: {error}") from error
         return features["input_features"]
 
 

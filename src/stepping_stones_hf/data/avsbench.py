@@ -34,10 +34,11 @@ import pyarrow as pa
 from datasets import packaged_modules
 from PIL import Image
 
+from ..media import check_image, check_png, read_audio
 from . import labels, layout, media
 from .labels import CLASS_NAMES, PALETTE
 from .layout import Clip, Config, find_metadata, is_semantic, read_metadata
-from .media import check_image, check_png, read_audio, read_binary_mask, read_semantic_mask
+from .media import read_binary_mask, read_semantic_mask
 
 
 logger = datasets.utils.logging.get_logger(__name__)
@@ -333,7 +334,7 @@ def load_avsbench(
         - **color_masks** -- AVSBench-semantic: the masks in the published colours;
         - **stage1_masks** -- with `stage1_masks_dir`: for each frame an image from 0 to 255, `None` for clips of which
           it has no folder;
-        - **audio** -- `bytes` or `path` of the sound, not decoded: `stepping_stones_hf.data.media.read_audio` does it.
+        - **audio** -- `bytes` or `path` of the sound, not decoded: `stepping_stones_hf.media.read_audio` does it.
 
     Raises:
         `FileNotFoundError`: the folder does not exist or has no csv file of that configuration, or there is no

@@ -14,20 +14,66 @@
 """Clips become one flat batch of frames, the input of a model."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import datasets
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
 
+from ..media import load_image, open_image, read_image, to_rgb
 from .audio_cache import AudioFeatureCache
-from .media import get_source, load_image, open_image, read_image, to_rgb
+from .media import get_source
 
 
-class AVSCollator:
+class MapReader:
+    """Reads what is annotated of clips; base of the collators."""
+
+    def __init__(self, image_processor: BaseImageProcessor):
+        self.image_processor = image_processor
+
+    def prepare(
+        self, dataset: "datasets.Dataset | datasets.IterableDataset"
+    ) -> "torch.utils.data.Dataset | datasets.IterableDataset":
+        """
+        The dataset with the columns that this collator reads, images and sounds as bytes or paths, so that what is not
+        used is not decoded. Of an S4 training clip one frame of five is used.
+
+        Raises:
+            `ValueError`: `dataset` is a dictionary of splits or a stream that does not know its columns, or some of
+            them are missing.
+        """
+        if isinstance(dataset, dict):
+            raise ValueError(f"Pass one split, such as dataset['train'], not all: {', '.join(dataset)}.")
+        if dataset.column_names is None:
+            raise ValueError(
+                "The stream does not know its columns, since a function was mapped over it: tell map which there are,"
+                " as in clips.map(function, features=clips.features)."
+            )
+        columns = ["video_id", "subset", "num_frames", "frames", "audio", "mask_frame_indices", "masks"]
+        optional = ("color_masks", "semantic_masks", "stage1_masks")
+        missing = [name for name in columns if name not in dataset.column_names]
+        if missing:
+            raise ValueError(
+                f"The clips have no {', '.join(missing)}, but the columns {', '.join(dataset.column_names)}."
+            )
+        columns += [name for name in optional if name in dataset.column_names]
+        dataset = dataset.select_columns(columns)
+        return dataset.decode(False) if isinstance(dataset, datasets.IterableDataset) else EncodedRows(dataset)
+
+    def _read_maps(self, clip: dict) -> list[np.ndarray | Image.Image]:
+        """Segmentation maps of the annotated frames."""
+        if self.image_processor.localization:
+            # An RGB image is taken for the published colours.
+            if "color_masks" in clip:
+                return [as_rgb(mask) for mask in clip["color_masks"]]
+            return [np.asarray(as_image(mask)) for mask in clip["masks"]]
+        return [np.asarray(as_image(mask)) for mask in clip.get("semantic_masks", clip["masks"])]
+
+
+class AVSCollator(MapReader):
     r"""
     Turns clips, rows of [`load_avsbench`] or of its export to Parquet, into the inputs of a model: the annotated
     frames of all clips in one flat batch, each with the sound of its second. It is the `collate_fn` of a `DataLoader`
@@ -37,9 +83,11 @@ class AVSCollator:
     were tensors.
 
     Args:
-        processor ([`AAVSProcessor`]):
+        processor ([`AudioVisualProcessor`]):
             Prepares frames, sound and targets. With `localization` it makes the targets of stage 1, and it is given
-            the published colours (`color_masks`) where there are any, as in the released program.
+            the published colors (`color_masks`) where there are any, as in the released program. Where its model looks
+            across frames it is given all frames of a clip, those without annotation with nothing but `ignore_index` in
+            their maps and empty prompts.
         prompt (`"truth"`, `"stage1"` or a function, *optional*):
             What stage 2 is prompted with: the true masks of what sounds, as in training (section 3.2 of the paper),
             the column `stage1_masks`, or what a function makes of the clip and its true masks, boolean `(frames,
@@ -69,27 +117,15 @@ class AVSCollator:
             raise ValueError(f'prompt should be "truth", "stage1", a function or None, got {prompt!r}.')
         if first_frame not in ("once", "repeat"):
             raise ValueError(f'first_frame should be "once" or "repeat", got {first_frame!r}.')
+        if first_frame == "repeat" and processor.looks_across_frames:
+            raise ValueError(
+                f'first_frame="repeat" is for models that look at single frames: {type(processor).__name__} takes all'
+                " frames of a clip."
+            )
+        super().__init__(processor.image_processor)
         self.processor, self.prompt = processor, prompt
         self.first_frame, self.evaluation = first_frame, evaluation
         self.audio_features = AudioFeatureCache(processor.feature_extractor, cache_dir)
-
-    def prepare(
-        self, dataset: "datasets.Dataset | datasets.IterableDataset"
-    ) -> "torch.utils.data.Dataset | datasets.IterableDataset":
-        """
-        The dataset with the columns that this collator reads, images and sounds as bytes or paths, so that what is not
-        used is not decoded. Of an S4 training clip one frame of five is used.
-
-        Raises:
-            `ValueError`: `dataset` is a dictionary of splits.
-        """
-        if isinstance(dataset, dict):
-            raise ValueError(f"Pass one split, such as dataset['train'], not all: {', '.join(dataset)}.")
-        columns = ["video_id", "subset", "num_frames", "frames", "audio", "mask_frame_indices", "masks"]
-        optional = ("color_masks", "semantic_masks", "stage1_masks")
-        columns += [name for name in optional if name in dataset.column_names]
-        dataset = dataset.select_columns(columns)
-        return dataset.decode(False) if isinstance(dataset, datasets.IterableDataset) else EncodedRows(dataset)
 
     def __call__(self, clips: list[dict]) -> BatchFeature:
         """
@@ -102,30 +138,38 @@ class AVSCollator:
             `(frames, 3, height, width)`, **input_features** `(frames, 96, 64)`, **mask_labels** and **class_labels**
             (a tensor a frame) and, with `prompt`, **prompt_masks** `(frames, label height, label width)`. With
             `evaluation` there are, in place of the targets, **label_maps** `(frames, label height, label width)` and
-            **frames**, for each its subset, video and index.
+            **frames**, for each its subset, video and index; where the model looks across frames also **num_frames**
+            `(clips,)` and, in evaluation, **annotated**, which rows of the batch these frames are.
 
         Raises:
             `ValueError`: there is no clip; or a file of a clip cannot be read: the error names the clip.
         """
         if not clips:
             raise ValueError("clips should have at least one clip, got none.")
-        frames, features, maps, prompts, rows, names = [], [], [], [], [], []
+        frames, features, maps, prompts, rows, names, annotated = [], [], [], [], [], [], []
+        num_frames = 0
         for clip in clips:
-            indices = seconds = clip["mask_frame_indices"]
-            if self.first_frame == "repeat" and clip["subset"] == "v1s" and len(indices) == 1:
+            shown = seconds = indices = clip["mask_frame_indices"]
+            if self.processor.looks_across_frames:
+                shown = seconds = range(clip["num_frames"])
+            elif self.first_frame == "repeat" and clip["subset"] == "v1s" and len(indices) == 1:
                 seconds = range(clip["num_frames"])
             try:
                 clip_features = self.audio_features(clip["audio"], clip["num_frames"])
                 clip_maps = self._read_maps(clip)
-                prompts += self._read_prompts(clip, clip_maps)
-                clip_frames = [as_rgb(clip["frames"][index]) for index in indices]
+                clip_prompts = self._read_prompts(clip, clip_maps)
+                clip_frames = self._read_frames(clip, shown)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{clip['subset']}/{clip['video_id']}: {error}") from error
+            annotated += [num_frames + position for position, index in enumerate(shown) if index in indices]
             # Which frame goes with each second: the only one, or its own.
-            rows += [len(frames) + min(row, len(indices) - 1) for row in range(len(seconds))]
+            rows += [num_frames + min(row, len(shown) - 1) for row in range(len(seconds))]
+            num_frames += len(shown)
             features.append(clip_features[list(seconds)])
-            frames += clip_frames
-            maps += clip_maps
+            frames.append(clip_frames)
+            maps += clip_maps if self.evaluation else self._fill_maps(clip_maps, indices, clip_frames, shown)
+            if clip_prompts:
+                prompts += self._fill_prompts(clip_prompts, indices, shown)
             names += [(clip["subset"], clip["video_id"], index) for index in indices]
 
         inputs = self.processor(
@@ -135,22 +179,45 @@ class AVSCollator:
             return_tensors="pt",
         )
         if self.evaluation:
-            inputs["label_maps"] = self.processor.image_processor.prepare_label_maps(maps)
-        if len(rows) > len(frames):
+            inputs["label_maps"] = self.image_processor.prepare_label_maps(maps)
+        if len(rows) > num_frames:
             inputs = BatchFeature({name: take(values, rows) for name, values in inputs.items()})
+            names = [names[row] for row in rows]
         inputs["input_features"] = torch.from_numpy(np.concatenate(features))
         if self.evaluation:
-            inputs["frames"] = [names[row] for row in rows]
+            inputs["frames"] = names
+            if self.processor.looks_across_frames:
+                inputs["annotated"] = torch.tensor(annotated)
         return inputs
 
-    def _read_maps(self, clip: dict) -> list[np.ndarray | Image.Image]:
-        """Segmentation maps of the annotated frames."""
-        if self.processor.image_processor.localization:
-            # An RGB image is taken for the published colours.
-            if "color_masks" in clip:
-                return [as_rgb(mask) for mask in clip["color_masks"]]
-            return [np.asarray(as_image(mask)) for mask in clip["masks"]]
-        return [np.asarray(as_image(mask)) for mask in clip.get("semantic_masks", clip["masks"])]
+    def _read_frames(self, clip: dict, shown: Sequence[int]) -> list[Image.Image]:
+        if max(shown) >= len(clip["frames"]):
+            raise ValueError(
+                f"the clip has {len(clip['frames'])} of its {clip['num_frames']} frames, and {len(shown)} are needed:"
+                f" {type(self.processor).__name__} looks at all frames of a clip."
+            )
+        return [as_rgb(clip["frames"][index]) for index in shown]
+
+    def _fill_maps(
+        self,
+        maps: list[np.ndarray | Image.Image],
+        indices: Sequence[int],
+        frames: list[Image.Image],
+        shown: Sequence[int],
+    ) -> list[np.ndarray | Image.Image]:
+        """The map of each frame that is shown; where there is none, no pixel has a class."""
+        known, ignored = dict(zip(indices, maps)), self.image_processor.ignore_index
+        return [
+            known[index] if index in known else np.full(frame.size[::-1], ignored, dtype=np.uint8)
+            for index, frame in zip(shown, frames)
+        ]
+
+    def _fill_prompts(
+        self, prompts: list[np.ndarray], indices: Sequence[int], shown: Sequence[int]
+    ) -> list[np.ndarray]:
+        """The prompt of each frame that is shown; where there is none, nothing sounds."""
+        known = dict(zip(indices, prompts))
+        return [known[index] if index in known else np.zeros_like(prompts[0]) for index in shown]
 
     def _read_prompts(self, clip: dict, maps: list[np.ndarray]) -> list[np.ndarray]:
         """Prompts of the annotated frames."""
@@ -162,7 +229,7 @@ class AVSCollator:
             masks = [as_image(clip["stage1_masks"][index]) for index in clip["mask_frame_indices"]]
             return [np.asarray(mask.convert("L")) for mask in masks]
         # At the size of the labels, as in the released program, which takes them from the resized label map.
-        truth = (self.processor.image_processor.prepare_label_maps(maps) > 0).numpy()
+        truth = (self.image_processor.prepare_label_maps(maps) > 0).numpy()
         return list(truth) if self.prompt == "truth" else self.prompt(clip, truth)
 
 

@@ -32,10 +32,11 @@ from typing import Literal
 import numpy as np
 from datasets.utils import tqdm
 
+from ..media import check_image, check_png, read_audio
 from . import layout
 from .labels import CLASS_NAMES, color_to_index
 from .layout import Clip, Config, Metadata, find_metadata, find_root, is_semantic, read_metadata
-from .media import check_image, check_png, read_audio, read_binary_mask, read_color_map
+from .media import read_binary_mask, read_color_map
 
 
 # Clips in train, validation and test.

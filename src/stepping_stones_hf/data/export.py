@@ -34,6 +34,7 @@ from datasets.utils import tqdm
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
+from ..files import write_whole
 from .avsbench import HOMEPAGE, load_avsbench
 from .layout import CONFIG_SUBSETS, OBJECT_METADATA, Config, find_metadata, find_root, is_semantic, read_metadata
 from .media import read_binary_mask
@@ -176,8 +177,7 @@ def export_avsbench(
         create_private_repository(push_to_hub)
 
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{output_dir.name}.", dir=output_dir.parent) as partial:
-        root = Path(partial) / "parquet"
+    with write_whole(output_dir) as (root,), TemporaryDirectory(prefix=".cache.", dir=output_dir.parent) as cache_dir:
         infos, statistics = DatasetInfosDict(), {}
         for config in configs:
             # A cache of its own: the user's does not notice pictures and sounds that have changed.
@@ -188,13 +188,10 @@ def export_avsbench(
                 unknown_color=unknown_color,
                 allow_outside_links=allow_outside_links,
                 num_proc=num_proc,
-                cache_dir=os.path.join(partial, "cache"),
+                cache_dir=cache_dir,
             )
             infos[config], statistics[config] = write_config(dataset, root / config, num_shards)
         make_card(infos, statistics).save(root / "README.md")
-        if output_dir.exists():
-            output_dir.rmdir()
-        root.rename(output_dir)
 
     if push_to_hub is not None:
         HfApi().upload_folder(

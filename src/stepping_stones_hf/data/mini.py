@@ -23,7 +23,6 @@ colour, and pairs of sources sound together, naming them is harder than finding 
 import csv
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +32,7 @@ import soundfile
 from PIL import Image, ImageDraw
 from scipy.fft import irfft, next_fast_len, rfft
 
+from ..files import write_whole
 from .labels import CLASS_NAMES, PALETTE
 
 
@@ -644,15 +644,10 @@ def make_mini_avsbench(
             f"{root} exists and is not the mini-AVSBench of these arguments ({manifest}). Choose another folder or "
             "remove this one."
         )
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(root) as (partial,):
+        partial.mkdir()
         _write_set(partial, manifest)
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 

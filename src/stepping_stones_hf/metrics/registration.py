@@ -14,11 +14,11 @@
 """Makes `evaluate.load("avss_miou")` work from any directory, with and without a network."""
 
 import os
-import shutil
 import time
 from hashlib import sha256
 from pathlib import Path
-from uuid import uuid4
+
+from ..files import write_whole
 
 
 __all__ = ["register_metric"]
@@ -62,16 +62,14 @@ def _modules_cache() -> Path:
 
 def _install(source: bytes, target: Path) -> None:
     """Write the file and its folder in one step: evaluate fails on a folder of 64 characters without the file."""
-    staging = target.parents[1] / f"staging-{uuid4().hex}"
-    staging.mkdir(parents=True)
+    target.parents[1].mkdir(parents=True, exist_ok=True)
     try:
-        (staging / "__init__.py").touch()
-        (staging / target.name).write_bytes(source)
-        try:
-            os.rename(staging, target.parent)
-        except OSError:
-            if not target.parent.is_dir():
-                raise
-            os.replace(staging / target.name, target)  # over a damaged copy, or the same one of another process
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        with write_whole(target.parent) as (staging,):
+            staging.mkdir()
+            (staging / "__init__.py").touch()
+            (staging / target.name).write_bytes(source)
+    except OSError:
+        if not target.parent.is_dir():
+            raise
+        with write_whole(target) as (partial,):  # over a damaged copy, or the same one of another process
+            partial.write_bytes(source)

@@ -12,26 +12,37 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-The pipeline "audio-visual-segmentation": of each second of a video, which pixels sound and what they are. A model of
-the second stage is prompted with the masks of its first stage (Stepping Stones, section 3.2).
+The pipeline "audio-visual-segmentation": of each second of a video, which pixels sound and what they are. A
+mask-prompted model is prompted with the masks of a localizer (Stepping Stones, section 3.2).
 """
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Pipeline
+from transformers import AutoProcessor, Pipeline, PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file
 
-from ..models.aavs import AAVSForAudioVisualSegmentation, AAVSProcessor
-from ..models.aavs.image_processing_pil_aavs import label_pixels, resize_bilinear
-from ..models.vggish.feature_extraction_vggish import check_sampling_rate, to_mono
-from ..video import Second, Source, read_seconds, to_picture, with_second_before
+from ..deprecation import rename_arguments
+from ..media import Source, check_sampling_rate, to_frame, to_mono
+from ..models.auto import AutoModelForAudioVisualSegmentation
+from ..models.image_processing_base import label_pixels, resize_bilinear
+from ..models.modeling_base import is_localizer
+from ..models.processing_base import AudioVisualProcessor
+from ..video import Second, read_seconds, with_second_before
+
+
+# One video, in whatever form; everything else that can be iterated over is several of them.
+Video = Source | Mapping
 
 
 class AudioVisualSegmentationPipeline(Pipeline):
     """
-    Audio-visual segmentation pipeline using an [`AAVSForAudioVisualSegmentation`] of any stage.
+    Audio-visual segmentation pipeline using any model of [`AutoModelForAudioVisualSegmentation`].
 
     ```python
     from transformers import pipeline
@@ -42,19 +53,19 @@ class AudioVisualSegmentationPipeline(Pipeline):
         print(second["second"], [(found["label"], found["score"]) for found in second["classes"]])
     ```
 
-    A model of the second stage needs a first one: `localizer/` of the same repository, unless another is given. A
-    model of the first stage, or of a single one, runs alone.
+    A mask-prompted model needs a localizer, of its own kind or of another: `localizer/` of the same repository, unless
+    one is given. A localizer, or a model that names what sounds in one stage, runs alone.
 
     Args:
-        localizer ([`AAVSForAudioVisualSegmentation`] or `str`, *optional*):
-            The first stage, which is moved to the device and dtype of the model, or the folder or repository that it
+        localizer (`PreTrainedModel`, `str` or `PathLike`, *optional*):
+            The localizer, which is moved to the device and dtype of the model, or the folder or repository that it
             and its processor are loaded from.
         **kwargs:
             As for every pipeline: `model`, `processor`, `device`, `dtype`, `batch_size`, ...
 
     Raises:
-        `ValueError`: the model is of the second stage and there is no first one; the localizer is no first stage; or
-        one of them has no audio encoder.
+        `ValueError`: the model is prompted with masks and there is no localizer; the localizer is another kind of
+        model; or one of them has no audio encoder.
     """
 
     _load_processor = True
@@ -63,13 +74,13 @@ class AudioVisualSegmentationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __init__(self, *args, localizer: AAVSForAudioVisualSegmentation | str | os.PathLike | None = None, **kwargs):
+    def __init__(self, *args, localizer: PreTrainedModel | str | os.PathLike | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        check_has_ears(self.model)
+        check_audio_encoder(self.model)
         self.localizer, self.localizer_processor, self.prepares_twice = None, None, False
         if self.model.config.use_mask_prompt:
             self.localizer, self.localizer_processor = self._load_localizer(localizer)
-            check_has_ears(self.localizer)
+            check_audio_encoder(self.localizer)
             self.localizer.to(self.device, self.dtype).eval()
             # Stages that were trained together want the same frames and sounds.
             self.prepares_twice = list_settings(self.localizer_processor) != list_settings(self.processor)
@@ -77,33 +88,63 @@ class AudioVisualSegmentationPipeline(Pipeline):
             raise ValueError(
                 f"{self.model.name_or_path} takes no mask prompt: there is nothing that a localizer could do for it."
             )
+        # So many seconds are looked at together, by a model that looks across time.
+        models = [model for model in (self.model, self.localizer) if model is not None]
+        self.clip_length = math.lcm(*(model.config.clip_length or 1 for model in models))
 
-    def _load_localizer(self, localizer):
-        if isinstance(localizer, AAVSForAudioVisualSegmentation):
-            processor = self.processor
+    def _load_localizer(self, localizer) -> tuple[PreTrainedModel, AudioVisualProcessor]:
+        if isinstance(localizer, PreTrainedModel):
+            model, processor = localizer, self.processor
+            if type(model) is not type(self.model):
+                processor = AutoProcessor.from_pretrained(model.name_or_path)
         else:
-            # Unless it is named, it lives in the model's repository.
-            name, place = localizer, {}
+            # Unless it is named, it lives where the model does, and is found and loaded as the model was.
+            name, where = localizer, {}
             if localizer is None:
-                name, place = self.model.name_or_path, {"subfolder": "localizer"}
+                name = self.model.name_or_path
+                where = {**getattr(self.model, "hub_kwargs", {}), "subfolder": "localizer"}
                 revision = getattr(self.model.config, "_commit_hash", None)
-                place |= {} if revision is None else {"revision": revision}
+                where |= {} if revision is None else {"revision": revision}
             try:
-                localizer = AAVSForAudioVisualSegmentation.from_pretrained(name, **place)
-                processor = AAVSProcessor.from_pretrained(name, **place)
+                if cached_file(name, CONFIG_NAME, **where) is None:
+                    raise FileNotFoundError(CONFIG_NAME)  # AutoConfig would speak of an unknown model
+                model = AutoModelForAudioVisualSegmentation.from_pretrained(name, **where)
+                processor = AutoProcessor.from_pretrained(name, **where)
             except OSError as error:
-                where = f"{name}/localizer" if place else name
+                place = f"{name}/localizer" if where else name
                 raise ValueError(
-                    f"{self.model.name_or_path or 'The model'} is a second stage, which is prompted with the masks of"
-                    f" a first one, and there is none in {where}. Give a folder or repository as localizer=..."
+                    f"{self.model.name_or_path or 'The model'} is prompted with the masks of a localizer, and there is"
+                    f" none in {place}. Give a folder or repository as localizer=..."
                 ) from error
-        config = localizer.config
-        if config.num_labels != 2 or config.use_mask_prompt:
+        if not is_localizer(model.config):
             raise ValueError(
-                f"The localizer {localizer.name_or_path} has {config.num_labels} labels and use_mask_prompt="
-                f"{config.use_mask_prompt}: it is no first stage, which has 2 and False."
+                f"{model.name_or_path} has {model.config.num_labels} labels and use_mask_prompt="
+                f"{model.config.use_mask_prompt}: it is not a localizer, which has 2 and False."
             )
-        return localizer, processor
+        return model, processor
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """
+        Writes what the pipeline loads again: the model with its processor and, where there is one, the localizer with
+        its own in `localizer/`. The files appear one by one; a folder that has them already gets new ones.
+
+        Args:
+            save_directory (`str` or `PathLike`):
+                Folder to write, made if it is not there.
+            kwargs:
+                Passed on to `save_pretrained` of the models (`max_shard_size`, ...).
+
+        Raises:
+            `ValueError`: `push_to_hub` is among them: use `pipeline.push_to_hub`, which uploads both stages.
+        """
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError("save_pretrained writes a folder: upload both stages with pipeline.push_to_hub(repo_id).")
+        # The task is registered by importing the library: the repository needs no code of its own.
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        if self.localizer is not None:
+            self.localizer.save_pretrained(Path(save_directory, "localizer"), **kwargs)
+            self.localizer_processor.save_pretrained(Path(save_directory, "localizer"))
 
     def _sanitize_parameters(self, label_maps: str | None = None, return_score_maps: bool | None = None, **kwargs):
         if kwargs:
@@ -113,29 +154,33 @@ class AudioVisualSegmentationPipeline(Pipeline):
         forward_params = {} if return_score_maps is None else {"return_score_maps": return_score_maps}
         return {}, forward_params, {} if label_maps is None else {"label_maps": label_maps}
 
+    @rename_arguments(sound="audio")
     def __call__(
-        self, inputs: Source | Mapping | list, sound: Source | None = None, **kwargs
-    ) -> list[dict] | list[list[dict]]:
+        self, inputs: Video | Iterable[Video], audio: Source | None = None, **kwargs
+    ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
         """
         Segments videos.
 
         Args:
-            inputs (`str`, `PathLike`, `bytes`, `dict`, or a list of these):
-                A video file, or its content; or `{"frames": ..., "audio": ..., "sampling_rate": ...}`, one frame for
-                each second (PIL images, or arrays `(height, width, 3)`, RGB, uint8) and a waveform `(samples,)` or
-                `(channels, samples)`.
-            sound (`str`, `PathLike` or `bytes`, *optional*):
-                A file whose sound takes the place of the video's own, or `"silence"`.
+            inputs (`str`, `PathLike`, `bytes`, `dict`, or several of these):
+                A video file, its http(s) address or its content; the `{"bytes": ..., "path": ...}` of a column of
+                `datasets`; or `{"frames": ..., "audio": ..., "sampling_rate": ...}`, one frame for each second (PIL
+                images, or arrays `(height, width, 3)`, RGB, uint8) and a waveform `(samples,)` or `(channels,
+                samples)`. Several videos are a list, or anything else that can be iterated over: a generator, a
+                column of `datasets`, a `KeyDataset`.
+            audio (`str`, `PathLike` or `bytes`, *optional*):
+                A file, its address or its content, whose sound takes the place of the video's own, or `"silence"`.
             label_maps (`str`, *optional*, defaults to `"rle"`):
                 `"rle"` for label maps as run lengths, which JSON can hold and which stay small for long videos
                 ([`decode_label_map`] makes arrays of them), `"array"` for arrays.
             return_score_maps (`bool`, *optional*, defaults to `False`):
                 Whether to return the scores of all classes.
             batch_size (`int`, *optional*, defaults to 1):
-                Seconds that pass through the models at a time.
+                Seconds that pass through the models at a time, rounded up to what a model looks at together.
 
         Returns:
-            `list[dict]`: for each second of the video (a list of such lists for a list of videos)
+            `list[dict]`: for each second of the video (for a list of videos a list of such lists, for other several
+            videos an iterator over such lists, which reads them one at a time)
             - **second** (`int`) -- which one, from 0: a second counts if the video lasts until its middle;
             - **classes** (`list[dict]`) -- what sounds, the largest first: **label** and **label_id**, **score**, the
               mean over its pixels of its share of all classes' scores, and **area**, its share of the frame;
@@ -144,78 +189,111 @@ class AudioVisualSegmentationPipeline(Pipeline):
             - **score_maps** (`np.ndarray`, *optional*) -- `(labels, height, width)`, float32.
 
         Raises:
-            `FileNotFoundError`, `ValueError`: as [`~stepping_stones_hf.video.read_seconds`]; or frames and sound of a
-            `dict` do not belong together.
+            `FileNotFoundError`, `ValueError`: as [`~stepping_stones_hf.video.read_seconds`]; an address cannot be
+            downloaded; or frames and sound of a `dict` do not belong together.
         """
-        if isinstance(inputs, Second):
-            return super().__call__(inputs, **kwargs)
+        if isinstance(inputs, (str, os.PathLike, bytes, Mapping)):
+            return list(self.iterate(inputs, audio=audio, **kwargs))
         if isinstance(inputs, (list, tuple)):
-            return [self(video, sound=sound, **kwargs) for video in inputs]
-        return list(self.iterate(inputs, sound=sound, **kwargs))
+            return [self(video, audio=audio, **kwargs) for video in inputs]
+        if hasattr(inputs, "__iter__"):
+            return (self(video, audio=audio, **kwargs) for video in inputs)
+        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # a data set of torch
+            return (self(inputs[index], audio=audio, **kwargs) for index in range(len(inputs)))
+        raise ValueError(
+            "The pipeline takes a path, the bytes of a video or a dict with frames, audio and sampling_rate, or"
+            f" several of these, got {type(inputs).__name__}."
+        )
 
-    def iterate(self, inputs: Source | Mapping, sound: Source | None = None, **kwargs) -> Iterator[dict]:
-        """As the call, second by second: a long video takes no more memory than a short one."""
+    @rename_arguments(sound="audio")
+    def iterate(
+        self, inputs: Video, audio: Source | None = None, batch_size: int | None = None, **kwargs
+    ) -> Iterator[dict]:
+        """As the call for one video, second by second: a long one takes no more memory than a short one."""
+        if isinstance(inputs, Mapping) and inputs.keys() <= {"bytes", "path"}:
+            inputs = inputs["path"] if inputs.get("bytes") is None else inputs["bytes"]
         if isinstance(inputs, Mapping):
-            if sound is not None:
-                raise ValueError("sound replaces that of a file: with frames, give it as audio.")
+            if audio is not None:
+                raise ValueError("audio replaces the sound of a file: with frames, it is an entry of the dict.")
             unknown = set(inputs) - {"frames", "audio", "sampling_rate"}
             if unknown:
                 raise ValueError(f"The pipeline takes frames, audio and sampling_rate, got {sorted(unknown)}.")
             seconds = pair_seconds(**inputs)
-        elif isinstance(inputs, (str, os.PathLike, bytes)):
-            seconds = read_seconds(inputs, sound)
         else:
-            raise ValueError(
-                f"The pipeline takes a path, the bytes of a video or a dict with frames, audio and sampling_rate, got"
-                f" {type(inputs).__name__}."
-            )
+            seconds = read_seconds(download(inputs), download(audio))
         if kwargs.pop("num_workers", None):
             raise ValueError("A video is read in order, by this process: num_workers has to be 0.")
-        return iter(super().__call__(seconds, num_workers=0, **kwargs))
+        size = self.clip_length * math.ceil((batch_size or self._batch_size or 1) / self.clip_length)
+        chunks = super().__call__(cut(seconds, size), num_workers=0, batch_size=1, **kwargs)
+        return (result for results in chunks for result in results)
 
-    def preprocess(self, second: Second) -> dict:
-        # (1, 3, height, width), (1, 96, 64)
-        inputs = prepare_second(self.processor, second)
+    def segment_seconds(self, seconds: Iterable[Second], **kwargs) -> list[dict]:
+        """
+        Segments consecutive seconds in one pass.
+
+        Args:
+            seconds (`Iterable[Second]`):
+                As many as the models look at together, `clip_length`, or a multiple; fewer at the end of a video.
+            kwargs:
+                `label_maps` and `return_score_maps`, as for the call.
+
+        Returns:
+            `list[dict]`: what the call gives for each second.
+        """
+        return super().__call__(tuple(seconds), **kwargs)
+
+    def preprocess(self, seconds: tuple[Second, ...]) -> dict:
+        inputs = prepare_seconds(self.processor, seconds)
         if self.prepares_twice:
-            prepared = prepare_second(self.localizer_processor, second)
+            prepared = prepare_seconds(self.localizer_processor, seconds)
             inputs |= {f"localizer_{name}": value for name, value in prepared.items()}
-        return inputs | {"second": second.index, "size": second.frame.size[::-1]}
+        return inputs | {
+            "seconds": [second.index for second in seconds],
+            "sizes": [second.frame.size[::-1] for second in seconds],
+        }
 
     def _forward(self, inputs: dict, return_score_maps: bool = False) -> dict:
-        floats = {name: value.to(self.dtype) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-        own = {name: value for name, value in floats.items() if not name.startswith("localizer_")}
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        tensors = {
+            name: value.to(self.dtype) if value.is_floating_point() else value for name, value in tensors.items()
+        }
+        own = {name: value for name, value in tensors.items() if not name.startswith("localizer_")}
         if self.localizer is not None:
-            prefixed = {name.removeprefix("localizer_"): floats[name] for name in floats if name not in own}
+            prefixed = {name.removeprefix("localizer_"): tensors[name] for name in tensors if name not in own}
             outputs = self.localizer(**(prefixed or own))
             masks = self.localizer_processor.post_process_semantic_segmentation(outputs)
             own["prompt_masks"] = torch.stack(masks).to(self.dtype)
         outputs = self.model(**own)
 
-        # A single second comes as it is, a batch of them in lists.
-        sizes = inputs["size"] if isinstance(inputs["size"], list) else [inputs["size"]]
-        seconds = inputs["second"] if isinstance(inputs["second"], list) else [inputs["second"]]
-        mask_size = self.processor.image_processor.post_process_size
-        results = self.processor.post_process_semantic_segmentation(
-            outputs, [(mask_size.height, mask_size.width)] * len(sizes), return_segmentation_scores=True
-        )
-        found = {"second": seconds, "label_map": [], "confidence": []}
-        for result, size in zip(results, sizes):
-            scores = result.segmentation_scores
-            label_map, highest = label_pixels(scores, size)
-            found["label_map"].append(label_map)
-            found["confidence"].append(highest / resize_bilinear(scores.sum(dim=0, keepdim=True), size)[0])
+        found = {"seconds": inputs["seconds"], "label_maps": [], "confidences": []}
         if return_score_maps:
-            found["score_maps"] = [
-                resize_bilinear(result.segmentation_scores, size) for result, size in zip(results, sizes)
-            ]
+            found["score_maps"] = []
+        _, frame_scores = self.processor.image_processor.get_segmentation_scores(outputs)
+        for scores, size in zip(frame_scores, inputs["sizes"]):
+            label_map, highest = label_pixels(scores, size)
+            found["label_maps"].append(label_map)
+            found["confidences"].append(highest / resize_bilinear(scores.sum(dim=0, keepdim=True), size)[0])
+            if return_score_maps:
+                found["score_maps"].append(resize_bilinear(scores, size))
         return found
 
-    def postprocess(self, found: dict, label_maps: str = "rle") -> dict:
-        found = {name: value[0] if isinstance(value, (list, torch.Tensor)) else value for name, value in found.items()}
-        label_map, confidence = found["label_map"].numpy().astype(np.uint8), found["confidence"].numpy()
+    def postprocess(self, found: dict, label_maps: str = "rle") -> list[dict]:
+        results = []
+        for index, second in enumerate(found["seconds"]):
+            label_map = found["label_maps"][index].numpy().astype(np.uint8)
+            classes = self._list_classes(label_map, found["confidences"][index].numpy())
+            result = {"second": second, "classes": classes}
+            result["label_map"] = label_map if label_maps == "array" else encode_label_map(label_map)
+            if "score_maps" in found:
+                result["score_maps"] = found["score_maps"][index].numpy()
+            results.append(result)
+        return results
+
+    def _list_classes(self, label_map: np.ndarray, confidence: np.ndarray) -> list[dict]:
+        """What is in a label map but background, the largest first, with the mean confidence of its pixels."""
         counts = np.bincount(label_map.ravel(), minlength=self.model.config.num_labels)
         sums = np.bincount(label_map.ravel(), confidence.ravel(), minlength=len(counts))
-        classes = [
+        return [
             {
                 "label": self.model.config.id2label[index],
                 "label_id": index,
@@ -225,34 +303,51 @@ class AudioVisualSegmentationPipeline(Pipeline):
             for index in sorted(range(1, len(counts)), key=lambda index: -counts[index])
             if counts[index]
         ]
-        result = {"second": found["second"], "classes": classes}
-        result["label_map"] = label_map if label_maps == "array" else encode_label_map(label_map)
-        if "score_maps" in found:
-            result["score_maps"] = found["score_maps"].numpy()
-        return result
 
 
-def check_has_ears(model: AAVSForAudioVisualSegmentation) -> None:
-    if model.config.audio_config is None:
+def check_audio_encoder(model: PreTrainedModel) -> None:
+    if not model.has_audio_encoder:
         raise ValueError(
             f"{model.name_or_path} has no audio encoder (audio_config is None): it takes embeddings, not sound."
             " Convert it with --vggish."
         )
 
 
-def list_settings(processor: AAVSProcessor) -> tuple[dict, dict]:
+def list_settings(processor: AudioVisualProcessor) -> tuple[bool, dict, dict]:
     """What frames and sound are prepared by; `localization` is about labels."""
     image_processor = processor.image_processor.to_dict() | {"localization": None}
-    return image_processor, processor.feature_extractor.to_dict()
+    return processor.looks_across_frames, image_processor, processor.feature_extractor.to_dict()
 
 
-def prepare_second(processor: AAVSProcessor, second: Second) -> dict[str, torch.Tensor]:
-    pixel_values = processor(images=[second.frame], return_tensors="pt")["pixel_values"]
-    # The last patch is that of this second.
-    features = processor.feature_extractor(
-        second.waveform, sampling_rate=second.sampling_rate, patch_hop_seconds=1.0, return_tensors="pt"
-    )["input_features"][-1:]
-    return {"pixel_values": pixel_values, "input_features": features}
+def prepare_seconds(processor: AudioVisualProcessor, seconds: tuple[Second, ...]) -> dict[str, torch.Tensor]:
+    """The inputs of a model, one row a second."""
+    inputs = processor(images=[[second.frame for second in seconds]], return_tensors="pt")
+    # Of each second the last patch: the waveform begins a second earlier.
+    patches = [
+        processor.feature_extractor(
+            second.waveform, sampling_rate=second.sampling_rate, patch_hop_seconds=1.0, return_tensors="pt"
+        )["input_features"][-1:]
+        for second in seconds
+    ]
+    return {**inputs, "input_features": torch.cat(patches)}
+
+
+def cut(seconds: Iterator[Second], size: int) -> Iterator[tuple[Second, ...]]:
+    """Cuts a video into chunks of so many seconds; the last one may be shorter."""
+    while chunk := tuple(islice(seconds, size)):
+        yield chunk
+
+
+def download(source: Source | None) -> Source | None:
+    """The content of what an http(s) address leads to; every other source is what it was."""
+    if not isinstance(source, str) or not source.startswith(("http://", "https://")):
+        return source
+    from huggingface_hub.utils import httpx  # as in transformers
+
+    try:
+        return httpx.get(source, follow_redirects=True).raise_for_status().content
+    except httpx.HTTPError as error:
+        raise ValueError(f"{source} cannot be downloaded: {error}. Download it and give the file.") from error
 
 
 def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> Iterator[Second]:
@@ -260,7 +355,7 @@ def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> I
     if frames is None or audio is None or len(frames) == 0:
         raise ValueError("In place of a video file the pipeline takes frames, at least one, audio and sampling_rate.")
     check_sampling_rate(sampling_rate)
-    rate, waveform = int(sampling_rate), to_mono(audio, "audio").numpy()
+    rate, waveform = int(sampling_rate), to_mono(audio, "audio")
     if not len(frames) - 1 < len(waveform) / rate < len(frames) + 1:
         raise ValueError(
             f"{len(frames)} frames do not go with {len(waveform) / rate:.2f} s of sound ({len(waveform)} samples,"
@@ -269,7 +364,7 @@ def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> I
     waveform = np.pad(waveform, (0, max(0, len(frames) * rate - len(waveform))))
     sounds = ((waveform[index * rate : (index + 1) * rate], rate) for index in range(len(frames)))
     for index, (frame, sound) in enumerate(zip(frames, with_second_before(sounds))):
-        yield Second(index, to_picture(frame, f"frames[{index}]"), *sound)
+        yield Second(index, to_frame(frame, f"frames[{index}]"), *sound)
 
 
 def encode_label_map(label_map: np.ndarray) -> dict:

@@ -29,6 +29,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 
+from ..files import begin_folder, complete_folder, partial_folder, write_text
+
 
 def find_changes(path: Path, arguments: dict) -> dict:
     """The arguments that differ from those in a run.json, with their values there."""
@@ -44,7 +46,7 @@ def begin_run(output_dir: str | os.PathLike, arguments: dict, resume: bool) -> N
         `ValueError`: another run has trained in the folder; or this one has, and `resume` is false.
     """
     output_dir = Path(output_dir)
-    path, partial_path = output_dir / "run.json", output_dir / ".run.json"
+    path = output_dir / "run.json"
     trained = any(any(output_dir.glob(f"stage_*/{name}")) for name in ("checkpoints/epoch_*", "best_*", "model"))
     if trained and not path.exists():
         raise ValueError(f"{output_dir} has stages of a run that left no run.json. Choose another --output_dir.")
@@ -61,8 +63,7 @@ def begin_run(output_dir: str | os.PathLike, arguments: dict, resume: bool) -> N
             f" complete can be used there with --stage 2 --localizer {output_dir / 'stage_1' / 'model'}."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    partial_path.write_text(json.dumps(arguments, indent=2))
-    partial_path.replace(path)
+    write_text(path, json.dumps(arguments, indent=2))
 
 
 @dataclass
@@ -106,17 +107,18 @@ def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) 
     """Writes a checkpoint of a stage, in place of the one before it."""
     # The name has the epoch too: after its last step there may be a checkpoint before and one after the evaluation.
     path = folder / "checkpoints" / f"epoch_{progress.epoch:06d}_step_{progress.step:08d}"
-    partial = path.with_name(".partial")
+    partial = partial_folder(path)
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        for left in path.parent.glob(".*.partial"):  # by a killed run, at whatever step that was
+            shutil.rmtree(left)
+        begin_folder(path)
     accelerator.wait_for_everyone()
     accelerator.save_state(partial)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (partial / "progress.json").write_text(json.dumps(asdict(progress)))
-        older = [*path.parent.glob("epoch_*")]
-        partial.rename(path)
+        older = set(path.parent.glob("epoch_*")) - {path}
+        complete_folder(path)
         # Killed in between, a run has two checkpoints, or one and the rest of an older one: the last one counts.
         for other in older:
             shutil.rmtree(other)
@@ -130,14 +132,12 @@ def best_folder(folder: Path, progress: Progress) -> Path:
 
 def save_model(accelerator: Accelerator, model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
     """Writes a model with its processor, whole or not at all, in place of an older one."""
-    partial = folder.with_name(f".{folder.name}.partial")
     state_dict = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = begin_folder(folder)
         accelerator.unwrap_model(model).save_pretrained(partial, state_dict=state_dict)
         processor.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        complete_folder(folder)
     accelerator.wait_for_everyone()
 
 

@@ -29,7 +29,8 @@ from torch.utils.data import Dataset
 
 from ..data.avsbench import load_avsbench
 from ..data.layout import Config
-from ..data.media import get_source, read_audio, read_binary_mask
+from ..data.media import get_source, read_binary_mask
+from ..media import read_audio
 from .mask_store import mask_path
 
 
@@ -68,8 +69,8 @@ def read_column(clips: Sequence[dict], name: str) -> list:
 
 class SingleFrames(Dataset):
     """
-    Every annotated frame as a clip of its own, with the sound of its second: AAVS looks at frames one by one, so that
-    they can be shuffled freely.
+    Every annotated frame as a clip of its own, with the sound of its second: for models that look at single frames, so
+    that they can be shuffled freely.
     """
 
     def __init__(self, clips: Sequence[dict]):

@@ -11,21 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""First-stage results of a wanted quality, made from the true masks.
+"""Masks of localizers of a wanted quality, made from the true masks.
 
-Table 2 of the Stepping Stones paper (section 4.3) gives stage 2 localisation masks of three simulated qualities, named
+Table 2 of the Stepping Stones paper (section 4.3) gives stage 2 localization masks of three simulated qualities, named
 in `QUALITIES` by their IoU averaged over S4, MS3 and V2. The paper does not say how they were simulated, and the
-released program does not hold it. Here are two ways:
-
-- The *error model*, `degrade_mask`, draws the errors that first stages make: contours that stray, objects that are
-  overlooked, ghosts where nothing sounds, frames that are missed altogether. A single number drives them all, the
-  `level`; `calibrate_level` finds the level at which given masks have a wanted mean IoU.
-- The *blend*, `blend_mask`, takes the prediction of a real first stage in some frames and the truth in the others, so
-  that all errors are real ones; `blend_probability` finds the share of predictions. It cannot go below the IoU of the
-  predictions themselves: that takes the error model.
-
-The two calibrations are made for one subset at a time. When each subset has the wanted IoU, so has their unweighted
-mean:
+released program does not hold it. Here `degrade_mask` draws the errors that localizers make: contours that stray,
+objects that are overlooked, ghosts where nothing sounds, frames that are missed altogether. A single number drives
+them all, the `level`; `calibrate_level` finds the level at which given masks have a wanted mean IoU. It is found for
+one subset at a time: when each subset has the wanted IoU, so has their unweighted mean:
 
 ```python
 levels = {subset: calibrate_level(true_masks(subset), QUALITIES["low"], seed=0) for subset in ("v1s", "v1m", "v2")}
@@ -45,7 +38,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, label
 
 
 # Table 2: mean IoU of the first stage.
-QUALITIES = {"low": 0.7710, "high": 0.8365, "oracle": 1.0}
+QUALITIES = {"low": 0.7710, "high": 0.8365}
 
 # The error model. Radii are those of discs as large as the object; rates are events per unit of level.
 CONTOUR_NOISE = 0.25  # standard deviation of the contour's displacement at level 1, in radii of its object
@@ -55,7 +48,7 @@ GHOST_RATE = 0.5  # per frame
 GHOST_RADIUS = (0.4, 1.2)  # in radii of the largest object
 SILENT_RADIUS = 0.15  # what stands in for that radius where nothing sounds, in square roots of the frame's area
 SEVERITY = 0.6  # log-normal sigma of the factor by which some frames suffer more than others
-# An object that is dropped fades from its contour inwards, and a ghost grows from its centre, while the level rises by
+# An object that is dropped fades from its contour inwards, and a ghost grows from its center, while the level rises by
 # this share. So the mean IoU has no jumps, and few frames suffice to meet a target.
 FADE = 0.5
 # The noise is a sum of plane waves: at most so many in twice the longer side, with a Gaussian spectrum of this sigma.
@@ -133,89 +126,6 @@ def calibrate_level(
             " raise the tolerance. Silent frames keep a high IoU at any level."
         )
     return best * LEVEL_STEP
-
-
-def blend_mask(
-    truth: np.ndarray, prediction: np.ndarray, probability: float, seed: int, video_id: str, frame: int
-) -> np.ndarray:
-    """
-    The prediction with the given probability, else the truth.
-
-    Args:
-        truth, prediction (`np.ndarray` of shape `(height, width)`, boolean):
-            The true mask, and the one that a first stage has predicted.
-        probability (`float`):
-            In [0, 1], from `blend_probability`.
-        seed (`int`), video_id (`str`), frame (`int`):
-            What the choice is drawn from.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`, boolean: one of the two masks.
-
-    Raises:
-        `ValueError`: if the two are not boolean arrays of one shape, or the probability is outside [0, 1].
-    """
-    _check_masks(truth, prediction)
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability should be in [0, 1], got {probability}.")
-    return prediction if _blend_draw(seed, video_id, frame) < probability else truth
-
-
-def blend_probability(
-    ious: Iterable[tuple[str, int, float]], target_iou: float, seed: int, tolerance: float = 0.002
-) -> float:
-    """
-    The probability at which `blend_mask` gives these frames a wanted mean IoU.
-
-    It is solved for the very choices that `blend_mask` will make with this seed. In expectation it is
-    `(1 - target_iou) / (1 - mean(ious))`, but with that the mean of 120 frames easily misses the target by 0.02.
-
-    Args:
-        ious (iterable of `(video_id, frame, iou)`):
-            The `frame_iou` of each prediction of one subset.
-        target_iou (`float`):
-            Mean IoU over all frames, in (0, 1].
-        seed (`int`):
-            The seed that `blend_mask` will be called with.
-        tolerance (`float`, *optional*, defaults to 0.002):
-            How far from the target the mean IoU of these frames may be. The choice is between whole frames, so that
-            some dozens of them may need more.
-
-    Returns:
-        `float`: the probability, exactly 0 for a target of 1.
-
-    Raises:
-        `ValueError`: if there are no frames, an IoU is outside [0, 1], the predictions are better than the target
-            (blending with the truth can only raise the IoU), or no probability comes within the tolerance.
-    """
-    _check_target(target_iou)
-    draws, losses = [], []
-    for video_id, frame, iou in ious:
-        if not 0 <= iou <= 1:
-            raise ValueError(f"The IoU of frame {frame} of {video_id!r} should be in [0, 1], got {iou}.")
-        draws.append(_blend_draw(seed, video_id, frame))
-        losses.append(1 - iou)
-    if not draws:
-        raise ValueError("ious is empty: there is nothing to solve the probability for.")
-
-    # Entry k: the k frames with the lowest draws are predictions.
-    order = np.argsort(draws)
-    mean_iou = 1 - np.concatenate([[0], np.cumsum(np.array(losses)[order])]) / len(draws)
-    if mean_iou[-1] > target_iou + tolerance:
-        raise ValueError(
-            f"The predictions have a mean IoU of {mean_iou[-1]:.4f}, above target_iou={target_iou}: blending with the"
-            " truth can only raise it. Lower qualities take the error model (calibrate_level and degrade_mask)."
-        )
-    best = int(np.argmin(np.abs(mean_iou - target_iou)))
-    if abs(mean_iou[best] - target_iou) > tolerance:
-        raise ValueError(
-            f"No probability gives the {len(draws)} frames a mean IoU within {tolerance} of target_iou={target_iou}:"
-            f" the nearest is {mean_iou[best]:.4f}. Give more frames, or raise the tolerance."
-        )
-    if best in (0, len(draws)):
-        return float(best > 0)
-    below, above = np.array(draws)[order[[best - 1, best]]]
-    return float((below + above) / 2)
 
 
 def frame_iou(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -353,10 +263,6 @@ def _iou_at_all_levels(mask: np.ndarray, first: np.ndarray, last: np.ndarray) ->
     return (foreground - missed) / (foreground + false)
 
 
-def _blend_draw(seed: int, video_id: str, frame: int) -> float:
-    return _generator("blend", seed, video_id, frame).random()
-
-
 def _generator(purpose: str, seed: int, video_id: str, frame: int) -> np.random.Generator:
     # Python's own hash differs from process to process.
     digest = hashlib.sha256(f"{purpose}/{seed}/{frame}/{video_id}".encode()).digest()
@@ -384,8 +290,6 @@ def _check_target(target_iou: float) -> None:
 __all__ = [
     "QUALITIES",
     "DegradedPrompts",
-    "blend_mask",
-    "blend_probability",
     "calibrate_level",
     "degrade_mask",
     "frame_iou",

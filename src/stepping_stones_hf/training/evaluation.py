@@ -27,14 +27,12 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import BatchFeature
 
-from ..data.collator import AVSCollator
+from ..data.collator import AVSCollator, MapReader
 from ..data.labels import CLASS_NAMES, color_to_index
 from ..data.layout import CONFIG_SUBSETS
-from ..data.media import load_image, open_image
+from ..media import load_image, open_image
 from ..metrics import FrameCounts
-from ..models.aavs.image_processing_pil_aavs import AAVSImageProcessorPil, resize_bilinear, resize_nearest
-from ..models.aavs.processing_aavs import AAVSProcessor
-from ..models.vggish.feature_extraction_vggish import VGGishFeatureExtractor
+from ..models.image_processing_base import AudioVisualImageProcessorMixin, resize_bilinear, resize_nearest
 from .clips import read_column
 from .degrade import DegradedPrompts, calibrate_level
 from .mask_store import mask_path
@@ -79,10 +77,21 @@ class FrameScores(FrameCounts):
         return super().results(**options)
 
 
+def predict_annotated(model, inputs: dict, post_process: Callable) -> torch.Tensor:
+    """Of what post-processing makes of the model's output the frames that are annotated."""
+    annotated = inputs.get("annotated", slice(None))
+    outputs = model(**{name: value for name, value in inputs.items() if name != "annotated"})
+    return torch.stack(post_process(outputs))[annotated]
+
+
 def localize(model, processor, inputs) -> torch.Tensor:
     """Stage 1: scores of background and of what sounds, `(frames, 2, label height, label width)`."""
-    results = processor.post_process_semantic_segmentation(model(**inputs), return_segmentation_scores=True)
-    return torch.stack([result.segmentation_scores.float() for result in results])
+
+    def get_scores(outputs) -> list[torch.Tensor]:
+        results = processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
+        return [result.segmentation_scores.float() for result in results]
+
+    return predict_annotated(model, inputs, get_scores)
 
 
 def make_prompts(scores: torch.Tensor, soft: bool = False) -> torch.Tensor:
@@ -96,7 +105,7 @@ def make_prompts(scores: torch.Tensor, soft: bool = False) -> torch.Tensor:
 
 def segment(model, processor, inputs) -> torch.Tensor:
     """Stage 2, or one stage: label maps `(frames, label height, label width)`."""
-    return torch.stack(processor.post_process_semantic_segmentation(model(**inputs)))
+    return predict_annotated(model, inputs, processor.post_process_semantic_segmentation)
 
 
 @torch.no_grad()
@@ -141,9 +150,13 @@ def evaluate(
         frames, label_maps = inputs.pop("frames"), inputs.pop("label_maps")
         with accelerator.autocast():
             predictions = predict(inputs.to(accelerator.device))
-        scores.add(frames, predictions.cpu().numpy(), label_maps.numpy())
+        # By the rules of one channel a localizer is scored by what sounds alone.
+        one_channel = predictions.ndim == 4 and scores.options["score_rule"] != "two_channel"
+        scored = predictions[:, 1] if one_channel else predictions
+        scores.add(frames, scored.cpu().numpy(), label_maps.numpy())
         if prompt_scores is not None:
-            prompt_scores.add(frames, inputs["prompt_masks"].cpu().numpy(), (label_maps > 0).numpy())
+            prompts = inputs["prompt_masks"][inputs.get("annotated", slice(None))]
+            prompt_scores.add(frames, prompts.cpu().numpy(), (label_maps > 0).numpy())
         if on_predictions is not None:
             on_predictions(frames, predictions)
     scores.gather()
@@ -152,13 +165,13 @@ def evaluate(
     return scores
 
 
-class LabelCollator(AVSCollator):
+class LabelCollator(MapReader):
     """
     Of clips, what [`AVSCollator.prepare`] returns, the true label maps alone, without frames and sound; and the masks
     that another system wrote, `<subset>/<video_id>/<frame>.png`, frames counted from 0, resized to the labels' size.
 
     Args:
-        image_processor ([`AAVSImageProcessorPil`]):
+        image_processor ([`AudioVisualImageProcessorMixin`]):
             Makes the label maps.
         folder (`str` or `PathLike`, *optional*):
             The folder of the masks, for `predictions` `(frames, label height, label width)`: with `localization`
@@ -166,8 +179,8 @@ class LabelCollator(AVSCollator):
             AVSBench (RGB), resized by nearest neighbour.
     """
 
-    def __init__(self, image_processor: AAVSImageProcessorPil, folder: str | os.PathLike | None = None):
-        super().__init__(AAVSProcessor(image_processor, VGGishFeatureExtractor()), evaluation=True)
+    def __init__(self, image_processor: AudioVisualImageProcessorMixin, folder: str | os.PathLike | None = None):
+        super().__init__(image_processor)
         self.folder = folder
 
     def __call__(self, clips: list[dict]) -> BatchFeature:
@@ -180,12 +193,13 @@ class LabelCollator(AVSCollator):
             `FileNotFoundError`, `ValueError`: as [`count_predictions`]; also if a mask is damaged, or has indices or
             colours that are no class.
         """
-        image_processor = self.processor.image_processor
         frames = [(clip["subset"], clip["video_id"], index) for clip in clips for index in clip["mask_frame_indices"]]
-        label_maps = image_processor.prepare_label_maps([label for clip in clips for label in self._read_maps(clip)])
+        label_maps = self.image_processor.prepare_label_maps(
+            [label for clip in clips for label in self._read_maps(clip)]
+        )
         inputs = BatchFeature({"frames": frames, "label_maps": label_maps})
         if self.folder is not None:
-            size, localizes = tuple(label_maps.shape[1:]), image_processor.localization
+            size, localizes = tuple(label_maps.shape[1:]), self.image_processor.localization
             predictions = [read_prediction(mask_path(self.folder, *frame), size, localizes) for frame in frames]
             inputs["predictions"] = torch.stack(predictions)
         return inputs
@@ -234,7 +248,7 @@ def count_predictions(folder: str | os.PathLike, clips: Iterable[Mapping], local
 
 
 def calibrate_prompts(
-    clips: Sequence[dict], image_processor: AAVSImageProcessorPil, target_iou: float, seed: int
+    clips: Sequence[dict], image_processor: AudioVisualImageProcessorMixin, target_iou: float, seed: int
 ) -> DegradedPrompts:
     """
     Degraded true masks with a wanted mean IoU in each subset of given clips, at the size of the labels.
@@ -242,7 +256,7 @@ def calibrate_prompts(
     Args:
         clips (`Sequence[dict]`):
             What [`AVSCollator.prepare`] returns.
-        image_processor ([`AAVSImageProcessorPil`]):
+        image_processor ([`AudioVisualImageProcessorMixin`]):
             That of the stage 2 that will be prompted.
         target_iou (`float`), seed (`int`):
             See `calibrate_level`.

@@ -21,19 +21,20 @@ from pathlib import Path
 import datasets
 import torch
 from accelerate import Accelerator
+from transformers import AutoConfig, PreTrainedModel
 
 from ..data.collator import AVSCollator
-from ..models.aavs import AAVSConfig, AAVSForAudioVisualSegmentation, AAVSProcessor
+from ..files import begin_folder, partial_folder
+from ..models.modeling_base import is_localizer
+from ..models.processing_base import AudioVisualProcessor
 from .evaluation import Frame, FrameScores, evaluate, localize, make_prompts
 from .mask_store import (
     Manifest,
-    begin_store,
     complete_store,
     fingerprint_clips,
     hash_model_folder,
     mask_path,
     name_model,
-    partial_store,
     write_mask,
 )
 from .report import summarize_localization
@@ -48,20 +49,20 @@ def check_localizer(folder: Path) -> Path:
         `ValueError`: its model is another one.
     """
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder / 'config.json'} does not exist: --localizer is the folder of a stage 1.")
-    num_labels = AAVSConfig.from_pretrained(folder).num_labels
-    if num_labels != 2:
+        raise FileNotFoundError(f"{folder / 'config.json'} does not exist: --localizer is the folder of a localizer.")
+    config = AutoConfig.from_pretrained(folder)
+    if not is_localizer(config):
         raise ValueError(
-            f"--localizer {folder} has {num_labels} labels, expected the 2 of a stage 1: in a two-stage repository,"
-            " that is its folder localizer/."
+            f"--localizer {folder} has {config.num_labels} labels and use_mask_prompt={config.use_mask_prompt}: it is"
+            " not a localizer, which has 2 and False. In a two-stage repository, that is its folder localizer/."
         )
     return folder
 
 
 def predict_masks(
     accelerator: Accelerator,
-    model: AAVSForAudioVisualSegmentation,
-    processor: AAVSProcessor,
+    model: PreTrainedModel,
+    processor: AudioVisualProcessor,
     clips: Sequence[dict],
     store: str | os.PathLike,
     soft: bool = False,
@@ -74,8 +75,8 @@ def predict_masks(
     Args:
         accelerator (`Accelerator`):
             The processes, each of which takes its share of the clips.
-        model ([`AAVSForAudioVisualSegmentation`]), processor ([`AAVSProcessor`]):
-            The first stage.
+        model (`PreTrainedModel`), processor ([`AudioVisualProcessor`]):
+            The localizer.
         clips (`Sequence[dict]`):
             What [`AVSCollator.prepare`] returns.
         store (`str` or `PathLike`):
@@ -91,19 +92,19 @@ def predict_masks(
         [`FrameScores`]: how good the masks are.
     """
     if accelerator.is_main_process:
-        begin_store(store)
+        begin_folder(store)
     accelerator.wait_for_everyone()
 
     def keep(frames: list[Frame], scores: torch.Tensor) -> None:
         for frame, mask in zip(frames, make_prompts(scores, soft).cpu().numpy()):
-            write_mask(mask_path(partial_store(store), *frame), mask)
+            write_mask(mask_path(partial_folder(store), *frame), mask)
 
     return evaluate(
         accelerator,
         clips,
         AVSCollator(processor, cache_dir=cache_dir, evaluation=True),
         partial(localize, model.to(accelerator.device).eval(), processor),
-        FrameScores(),
+        FrameScores(score_rule=processor.image_processor.score_rule),
         on_predictions=keep,
         **loading,
     )

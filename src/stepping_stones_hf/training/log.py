@@ -18,6 +18,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..files import write_whole
 from .checkpoints import Progress
 
 
@@ -52,12 +53,10 @@ class Log:
         if accelerator.is_main_process:
             rows = [row for row in read_log(self.path) if int(row["step"]) <= progress.total_steps]
             rows = [row for row in rows if not row["score"] or int(row["epoch"]) < progress.epoch]
-            partial_path = self.path.with_name(".log.csv")
-            with open(partial_path, "w", newline="") as file:
+            with write_whole(self.path) as (partial,), open(partial, "w", newline="") as file:
                 writer = csv.DictWriter(file, self.columns)
                 writer.writeheader()
                 writer.writerows(rows)
-            partial_path.replace(self.path)
 
     def write(self, step: int, **values) -> None:
         """Adds a row."""

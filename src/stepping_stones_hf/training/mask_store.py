@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,6 +29,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
+
+from ..files import complete_folder, partial_folder
 
 
 MANIFEST_NAME = "manifest.json"
@@ -111,23 +112,10 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     Image.fromarray(np.round(mask * 255.0).astype(np.uint8)).save(path)
 
 
-def partial_store(folder: str | os.PathLike) -> Path:
-    """The folder beside a store that its masks are written into."""
-    return Path(folder).with_name(f".{Path(folder).name}.partial")
-
-
-def begin_store(folder: str | os.PathLike) -> None:
-    """Makes the partial store, empty: what a killed run has left there goes."""
-    shutil.rmtree(partial_store(folder), ignore_errors=True)
-    partial_store(folder).mkdir(parents=True)
-
-
 def complete_store(folder: str | os.PathLike, manifest: Manifest) -> None:
-    """Turns the partial store into a store, in place of an older one."""
-    partial = partial_store(folder)
-    (partial / MANIFEST_NAME).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    """Turns the masks in the [`~stepping_stones_hf.files.partial_folder`] into a store, in place of an older one."""
+    (partial_folder(folder) / MANIFEST_NAME).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    complete_folder(folder)
 
 
 def check_store(folder: str | os.PathLike, clips: datasets.Dataset, localizer_hash: str | None = None) -> Manifest:
@@ -177,13 +165,11 @@ def check_store(folder: str | os.PathLike, clips: datasets.Dataset, localizer_ha
 
 __all__ = [
     "Manifest",
-    "begin_store",
     "check_store",
     "complete_store",
     "fingerprint_clips",
     "hash_model_folder",
     "mask_path",
     "name_model",
-    "partial_store",
     "write_mask",
 ]

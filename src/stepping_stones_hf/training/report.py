@@ -29,10 +29,12 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
+from transformers import AutoProcessor
 
 from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
-from ..models.aavs import AAVSForAudioVisualSegmentation, AAVSProcessor
+from ..files import begin_folder, complete_folder
+from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..visualization import BINARY_PALETTE, describe, draw_grid, overlay
 from .clips import WithMasks
 from .evaluation import FrameScores, segment
@@ -311,9 +313,8 @@ def write_repository(
             What the card loads it by, the folder by default.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(stages.get(2, stages.get(1)), partial)
+    partial = begin_folder(folder)
+    shutil.copytree(stages.get(2, stages.get(1)), partial, dirs_exist_ok=True)
     if "no masks" in results.get("stage_2", ()):
         kind = "one stage"
     elif len(stages) == 2:
@@ -322,8 +323,7 @@ def write_repository(
     else:
         kind = f"stage {next(iter(stages))}"
     make_model_card(results, kind, name or str(folder)).save(partial / "README.md")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    complete_folder(folder)
 
 
 @torch.no_grad()
@@ -340,8 +340,8 @@ def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store:
         store (`str` or `PathLike`):
             The store with the masks of stage 1.
     """
-    model = AAVSForAudioVisualSegmentation.from_pretrained(repository)
-    processor = AAVSProcessor.from_pretrained(repository, backend="pil")
+    model = AutoModelForAudioVisualSegmentation.from_pretrained(repository)
+    processor = AutoProcessor.from_pretrained(repository, backend="pil")
     collator = AVSCollator(processor, prompt="stage1" if model.config.use_mask_prompt else None, evaluation=True)
     first_of_subset = {subset: index for index, subset in reversed(list(enumerate(clips["subset"])))}
     rows = []

@@ -46,19 +46,13 @@ def make_config(**overrides) -> AAVSConfig:
     return AAVSConfig(**{**values, **overrides})
 
 
-@pytest.fixture
-def tiny_config() -> Callable[..., AAVSConfig]:
-    return make_config
-
-
-@pytest.fixture(params=["stage 1", "stage 2"])
-def tiny_model(request) -> AAVSForAudioVisualSegmentation:
-    """A model of each stage, in eval mode; its weights are larger than freshly initialised ones, so that nothing that
-    a test compares is near zero."""
+def make_tiny_model(kind: str, **overrides) -> AAVSForAudioVisualSegmentation:
+    """A `"localizer"` or a `"mask-prompted"` model, as the released ones are, in eval mode; its weights are larger
+    than freshly initialized ones, so that nothing that a test compares is near zero."""
     torch.manual_seed(0)
-    stage_2 = request.param == "stage 2"
-    config = make_config(num_labels=7 if stage_2 else 2, use_mask_prompt=stage_2, apply_output_projection=stage_2)
-    model = AAVSForAudioVisualSegmentation(config).eval()
+    prompted = kind == "mask-prompted"
+    values = {"num_labels": 7 if prompted else 2, "use_mask_prompt": prompted, "apply_output_projection": prompted}
+    model = AAVSForAudioVisualSegmentation(make_config(**{**values, **overrides})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
@@ -66,19 +60,33 @@ def tiny_model(request) -> AAVSForAudioVisualSegmentation:
 
 
 @pytest.fixture
+def tiny_config() -> Callable[..., AAVSConfig]:
+    return make_config
+
+
+@pytest.fixture(params=["localizer", "mask-prompted"])
+def tiny_model(request) -> AAVSForAudioVisualSegmentation:
+    return make_tiny_model(request.param)
+
+
+@pytest.fixture
 def tiny_audio_config() -> VGGishConfig:
     return VGGishConfig(conv_channels=[4, 4, 8, 8], conv_depths=[1, 1, 1, 1], hidden_size=16)
 
 
-def make_inputs(model: AAVSForAudioVisualSegmentation, num_frames: int = 3, height: int = 64, width: int = 96) -> dict:
+def make_inputs(
+    model: AAVSForAudioVisualSegmentation, num_frames: tuple[int, ...] = (3,), height: int = 64, width: int = 96
+) -> dict:
+    """Inputs for clips of so many frames, with a silent one at the end."""
     generator = torch.Generator().manual_seed(1)
+    total = sum(num_frames)
     inputs = {
-        "pixel_values": torch.randn(num_frames, 3, height, width, generator=generator),
-        "audio_embeddings": torch.randn(num_frames, 128, generator=generator),
+        "pixel_values": torch.randn(total, 3, height, width, generator=generator),
+        "audio_embeddings": torch.randn(total, model.config.audio_embedding_dim, generator=generator),
     }
     if model.config.use_mask_prompt:
-        inputs["prompt_masks"] = torch.rand(num_frames, 20, 30, generator=generator)
-        inputs["prompt_masks"][-1] = 0  # a silent frame
+        inputs["prompt_masks"] = torch.rand(total, 20, 30, generator=generator)
+        inputs["prompt_masks"][-1] = 0
     return inputs
 
 
@@ -90,3 +98,8 @@ def make_labels(num_labels: int, num_frames: int = 3, height: int = 64, width: i
         "mask_labels": [torch.rand(count, height, width, generator=generator).round() for count in counts],
         "class_labels": [torch.randperm(num_labels, generator=generator)[:count] for count in counts],
     }
+
+
+def make_targets(model: AAVSForAudioVisualSegmentation, inputs: dict) -> dict:
+    num_frames, _, height, width = inputs["pixel_values"].shape
+    return make_labels(model.config.num_labels, num_frames, height, width)

@@ -93,7 +93,7 @@ def test_with_vggish_the_model_hears_waveforms(released, tmp_path):
         assert_close(model.model.get_audio_embeddings(patches), vggish(patches).embeddings)
 
 
-def test_keys_without_a_place_and_missing_ones_are_listed_and_nothing_is_written(released, tmp_path, capsys):
+def test_unexpected_and_missing_keys_are_listed_and_nothing_is_written(released, tmp_path, capsys):
     state_dict = load_file(released["checkpoint"])
     state_dict["model.model.brand_new.weight"] = torch.zeros(2)
     state_dict["model.class_predictor.bias"] = torch.zeros(3)  # of another shape
@@ -101,17 +101,17 @@ def test_keys_without_a_place_and_missing_ones_are_listed_and_nothing_is_written
     save_file(state_dict, released["checkpoint"])
     assert convert(released, tmp_path / "out") == 1
     lines = capsys.readouterr().err.splitlines()
-    assert "no place for model.model.brand_new.weight" in lines
-    assert "no place for model.class_predictor.bias" in lines
-    assert "not in the checkpoint: class_predictor.bias" in lines
-    assert "not in the checkpoint: model.audio_projector.linear_2.bias" in lines
+    assert "unexpected: model.model.brand_new.weight" in lines
+    assert "unexpected: model.class_predictor.bias" in lines
+    assert "missing: class_predictor.bias" in lines
+    assert "missing: model.audio_projector.linear_2.bias" in lines
     assert not (tmp_path / "out").exists()
 
 
 def test_the_wrong_stage_is_noticed(released, tmp_path, capsys):
     # A second stage's tokens have no place in a first stage.
     assert convert(released, tmp_path / "out", stage=1) == 1
-    assert "no place for model.model.transformer_module.audio_embed.weight" in capsys.readouterr().err
+    assert "unexpected: model.model.transformer_module.audio_embed.weight" in capsys.readouterr().err
 
 
 def test_bad_files_are_one_clear_line(released, tmp_path, capsys):

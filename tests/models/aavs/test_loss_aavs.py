@@ -153,3 +153,29 @@ def test_labels_that_do_not_fit_are_clear_errors(criterion):
     masks = [*labels["mask_labels"][:2], labels["mask_labels"][2][:, :32]]
     with pytest.raises(ValueError, match=r"one height and width, got \[\(32, 96\), \(64, 96\)\]"):
         criterion(make_predictions(3), masks, labels["class_labels"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_matches_and_costs_what_single_precision_does(dtype):
+    # 12,544 points of masks that the model is sure of: in float16 their sum is infinite.
+    criterion = AAVSLoss(make_config(num_labels=4, train_num_points=12544))
+    labels = make_labels(4)
+    masks = torch.nn.utils.rnn.pad_sequence(labels["mask_labels"], batch_first=True)
+    class_logits, mask_logits = torch.zeros(3, 5, 5), torch.full((3, 5, *masks.shape[-2:]), -9.0)
+    for frame, classes in enumerate(labels["class_labels"]):
+        for index, label in enumerate(classes):
+            class_logits[frame, 4 - index, label] = 5
+            mask_logits[frame, 4 - index] = 18 * masks[frame, index] - 9
+    predictions = [{"class_queries_logits": class_logits, "masks_queries_logits": mask_logits}]
+
+    def compute(enabled: bool) -> tuple[list, dict]:
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            pairs = criterion.match(mask_logits, class_logits, masks, labels["class_labels"])
+            return [indices.tolist() for indices in pairs], criterion(predictions, **labels)
+
+    (pairs, losses), (expected_pairs, expected) = compute(True), compute(False)
+    assert pairs == expected_pairs
+    assert all(query == 4 - target for query, target in zip(pairs[1], pairs[2]))
+    for name in expected:
+        assert_close(losses[name], expected[name], rtol=1e-5, atol=1e-6)

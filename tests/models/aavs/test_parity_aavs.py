@@ -24,7 +24,7 @@ from torch.testing import assert_close
 from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 from stepping_stones_hf.cli import main
 from stepping_stones_hf.models.aavs.configuration_aavs import AAVSConfig
-from stepping_stones_hf.models.aavs.convert_aavs_original import rename_key
+from stepping_stones_hf.models.aavs.convert_aavs_original import OUTPUT_PROJECTIONS, rename_key
 from stepping_stones_hf.models.aavs.loss_aavs import AAVSLoss
 
 
@@ -105,7 +105,7 @@ def test_intermediate_tensors_of_every_module(golden):
         assert_close(feature_map, expected[f"encoder_feat.{level}"], **LOGITS)
     for level, feature_map in enumerate(seen["pixel_decoder"][1].multi_scale_features):
         assert_close(feature_map, expected[f"pixel_decoder_feat.{level}"], **LOGITS)
-    assert_close(outputs.pixel_decoder_last_hidden_state, expected["mask_features"], **LOGITS)
+    assert_close(seen["pixel_decoder"][1].mask_features, expected["mask_features"], **LOGITS)
     assert_close(outputs.mask_features, expected["mask_features_used_by_decoder"], **LOGITS)
     assert_close(seen["audio_projector"][1][None], expected["audio_projected"], **LOGITS)
     assert_close(seen["audio_query"][1].transpose(0, 1), expected["query_init"], **LOGITS)
@@ -172,7 +172,11 @@ def test_gradients_of_the_loss_and_of_the_logits(golden):
         scalar = outputs.class_queries_logits.sum() + meta["k"] * outputs.masks_queries_logits.mean()
         (scalar if prefix == "S" else outputs.loss).backward()
         for key, norm in norms.items():
-            gradient = parameters[rename_key(key)].grad
+            parameter = parameters.get(rename_key(key))
+            if parameter is None:  # what does nothing in the first stage and is not there
+                assert OUTPUT_PROJECTIONS.search(rename_key(key)) and not norm[name]
+                continue
+            gradient = parameter.grad
             assert (0 if gradient is None else gradient.norm().item()) == pytest.approx(
                 norm[name] or 0, rel=1e-3, abs=1e-3
             ), key
@@ -212,7 +216,7 @@ def test_criterion_alone_matches_with_the_released_class_cost(shared_dir, stage)
     assert compute(class_cost=2.0) != pytest.approx(expected["loss_terms_weighted"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "num_parameters"), [(1, 114_551_675), (2, 114_606_016)])
+@pytest.mark.parametrize(("stage", "num_parameters"), [(1, 113_564_795), (2, 114_606_016)])
 def test_full_size_names_shapes_and_parameter_counts(shared_dir, stage, num_parameters):
     keys = json.loads((shared_dir / "goldens" / "keys" / f"aavs_stage{stage}.json").read_text())["keys"]
     keys = {key: value["shape"] for key, value in keys.items() if not key.endswith("relative_position_index")}
@@ -225,4 +229,6 @@ def test_full_size_names_shapes_and_parameter_counts(shared_dir, stage, num_para
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
     renamed = {rename_key(key): shape for key, shape in keys.items()}
     assert len(renamed) == len(keys)
+    if stage == 1:  # whose output projections do nothing
+        renamed = {name: shape for name, shape in renamed.items() if not OUTPUT_PROJECTIONS.search(name)}
     assert renamed == {key: list(value.shape) for key, value in model.state_dict().items()}

@@ -22,6 +22,7 @@ from torch.testing import assert_close
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from stepping_stones_hf import AAVSImageProcessorPil, AAVSProcessor, VGGishFeatureExtractor
+from stepping_stones_hf.models import processing_base
 
 
 SAMPLING_RATE = 16_000
@@ -44,6 +45,31 @@ def assert_inputs_equal(inputs, expected):
     assert inputs.keys() == expected.keys()
     for name in expected:
         assert_close(inputs[name], expected[name], rtol=0, atol=0)
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    """What the processor warns of; it says the same thing once in a process."""
+    told = []
+    monkeypatch.setattr(processing_base.logger, "warning_once", told.append)
+    return told
+
+
+class TestClipsLongerThanThoseOfAVSBench:
+    def test_it_is_said_that_the_patches_run_ahead(self, processor, warnings):
+        frames, _, waveform = make_clip(12)
+        inputs = processor(images=frames, audio=waveform, sampling_rate=SAMPLING_RATE)
+        (warning,) = warnings
+        assert "12 frames" in warning and "from second 10.6 on" in warning and "patch_hop_seconds=1.0" in warning
+        # What it says is so: the last patch begins 0.44 s before the last second.
+        late = processor.feature_extractor(waveform[round(10.56 * SAMPLING_RATE) :], sampling_rate=SAMPLING_RATE)
+        assert_close(inputs["input_features"][-1], late["input_features"][0])
+
+    def test_nothing_is_said_where_frame_and_second_go_together(self, processor, warnings):
+        frames, _, waveform = make_clip(12)
+        processor(images=frames, audio=waveform, sampling_rate=SAMPLING_RATE, patch_hop_seconds=1.0)
+        processor(images=[frames[:10]], audio=[waveform[: 10 * SAMPLING_RATE]], sampling_rate=SAMPLING_RATE)
+        assert warnings == []
 
 
 class TestCall:

@@ -11,6 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+from transformers import AutoModelForUniversalSegmentation
+
+from ..auto import register_model
+from ..vggish import VGGishFeatureExtractor
 from .configuration_aavs import AAVSConfig
 from .convert_aavs_original import convert_aavs_checkpoint, load_mask2former_weights
 from .image_processing_aavs import AAVSImageProcessor
@@ -18,6 +22,16 @@ from .image_processing_pil_aavs import AAVSImageProcessorPil
 from .modeling_aavs import AAVSForAudioVisualSegmentation, AAVSModel, AAVSPreTrainedModel
 from .processing_aavs import AAVSProcessor
 
+
+register_model(
+    AAVSConfig,
+    AAVSModel,
+    AAVSForAudioVisualSegmentation,
+    {"torchvision": AAVSImageProcessor, "pil": AAVSImageProcessorPil},
+    VGGishFeatureExtractor,
+    AAVSProcessor,
+)
+AutoModelForUniversalSegmentation.register(AAVSConfig, AAVSForAudioVisualSegmentation)
 
 __all__ = [
     "AAVSConfig",

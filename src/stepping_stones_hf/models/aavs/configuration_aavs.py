@@ -38,8 +38,8 @@ class AAVSConfig(PreTrainedConfig):
         Configuration of the audio encoder. With `None` the model has no audio encoder and takes `audio_embeddings`
         in place of `input_features`.
     freeze_audio_encoder (`bool`, *optional*, defaults to `True`):
-        Whether the audio encoder stays as it is during training, as in the paper: `train()` and `eval()` then make
-        its parameters not require gradients. `False` trains it along.
+        Whether the audio encoder is to stay as it is during training, as in the paper: whoever trains calls
+        `model.freeze_audio_encoder()` then, as the scripts do. `False` trains it along.
     audio_embedding_dim (`int`, *optional*, defaults to 128):
         Size of one audio embedding, one per frame.
     audio_projection_dim (`int`, *optional*, defaults to 512):
@@ -67,7 +67,7 @@ class AAVSConfig(PreTrainedConfig):
     adapter_reduction (`int`, *optional*, defaults to 4):
         An adapter's bottleneck is its width divided by this number.
     apply_output_projection (`bool`, *optional*, defaults to `True`):
-        Whether the attention modules that end in an adapter apply their output projection before it. The released
+        Whether the attention modules that end in an adapter have an output projection before it. The released
         first-stage checkpoints were trained without (`False`), the released second-stage checkpoint with it (`True`).
     matcher_class_cost (`float`, *optional*, defaults to 1.0):
         Weight of the class in the Hungarian matching's cost; the other two are `mask_weight` and `dice_weight`.
@@ -86,8 +86,6 @@ class AAVSConfig(PreTrainedConfig):
         than it has layers (as in Mask2Former).
     dim_feedforward (`int`, *optional*, defaults to 2048):
         Hidden size of the feed-forward networks of the transformer decoder.
-    enforce_input_projection (`bool`, *optional*, defaults to `False`):
-        Whether the transformer decoder projects the feature maps even where `feature_size` equals `hidden_dim`.
     common_stride (`int`, *optional*, defaults to 4):
         Stride of the mask features.
     feature_strides (`list[int]`, *optional*, defaults to `[4, 8, 16, 32]`):
@@ -135,6 +133,8 @@ class AAVSConfig(PreTrainedConfig):
     """
 
     model_type = "aavs"
+    # Frames are independent of one another.
+    clip_length = None
     sub_configs_defaults = {
         "backbone_config": SubConfigSpec(
             config_class=AutoConfig,
@@ -151,11 +151,7 @@ class AAVSConfig(PreTrainedConfig):
         ),
         "audio_config": SubConfigSpec(config_class=VGGishConfig, optional=True),
     }
-    attribute_map = {
-        "hidden_size": "hidden_dim",
-        "num_hidden_layers": "decoder_layers",
-        "intermediate_size": "dim_feedforward",
-    }
+    attribute_map = {"hidden_size": "hidden_dim", "intermediate_size": "dim_feedforward"}
 
     backbone_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
@@ -182,7 +178,6 @@ class AAVSConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     dropout: float | int = 0.0
     dim_feedforward: int = 2048
-    enforce_input_projection: bool = False
     common_stride: int = 4
     feature_strides: list[int] | tuple[int, ...] = (4, 8, 16, 32)
     num_queries: int = 100
@@ -198,7 +193,14 @@ class AAVSConfig(PreTrainedConfig):
     init_std: float = 0.02
     init_xavier_std: float = 1.0
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers of the transformer decoder."""
+        return self.decoder_layers - 1
+
     def __post_init__(self, **kwargs):
+        # Configs of before say whether feature maps of the decoder's width are projected, which none ever was.
+        kwargs.pop("enforce_input_projection", None)
         if self.mask_prompt_fusion is None:
             self.mask_prompt_fusion = self.use_mask_prompt
         if self.mask_prompt_keys is None:

@@ -16,14 +16,13 @@ Weights from elsewhere: released AAVS checkpoints (`stepping-stones convert --mo
 of the Hub to start training from.
 """
 
-import json
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, SwinConfig
 
+from ..conversion import Conversion, load_converted, read_json, save_converted
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
 from ..vggish.convert_vggish_original import load_checkpoint, load_vggish
 from .configuration_aavs import AAVSConfig
@@ -41,8 +40,8 @@ KEY_RENAMES = [
     # Backbone
     (r"^model\.pixel_level_module\.encoder\.(embeddings|encoder)\.", r"model.backbone.swin.\1."),
     (r"^model\.pixel_level_module\.encoder\.", "model.backbone."),
-    (r"\.attention\.output\.swin_adapt_1\.", ".attention.o_proj.adapter."),
-    (r"\.output\.swin_adapt_3\.", ".mlp.fc2.adapter."),
+    (r"\.attention\.output\.swin_adapt_1\.", ".attention.adapter."),
+    (r"\.output\.swin_adapt_3\.", ".mlp.adapter."),
     (r"\.attention\.self\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
     (
         r"\.attention\.self\.relative_position_bias_table",
@@ -53,11 +52,11 @@ KEY_RENAMES = [
     (r"\.output\.dense\.", ".mlp.fc2."),
     # Pixel decoder
     (r"^model\.pixel_level_module\.decoder\.", "model.pixel_decoder."),
-    (r"^(model\.pixel_decoder\..*)\.avs_adapt\.", r"\1.output_proj.adapter."),
+    (r"^(model\.pixel_decoder\..*)\.avs_adapt\.", r"\1.adapter."),
     # Transformer decoder
     (r"^model\.transformer_module\.decoder\.mask_predictor\.", "model.decoder."),
     (r"^model\.transformer_module\.decoder\.", "model.decoder."),
-    (r"^(model\.decoder\..*)\.avs_adapt\.", r"\1.out_proj.adapter."),
+    (r"^(model\.decoder\..*)\.avs_adapt\.", r"\1.adapter."),
     (r"^model\.transformer_module\.queries_", "model.decoder.audio_query.queries_"),
     (r"^model\.transformer_module\.audio_embed\.", "model.decoder.audio_aware_key.sounding_embed."),
     (r"^model\.transformer_module\.(silence|uncertain)_embed\.", r"model.decoder.audio_aware_key.\1_embed."),
@@ -70,6 +69,9 @@ KEY_RENAMES = [
 # `relative_position_index` follows from the window size; Swin's last layer norm is read by nobody.
 DROPPED_KEYS = re.compile(r"\.relative_position_index$|\.swin\.layernorm\.")
 
+# Checkpoints of the first stage have them, and its program does not apply them.
+OUTPUT_PROJECTIONS = re.compile(r"\.self_attn\.(out|output)_proj\.(weight|bias)$")
+
 # What a Mask2Former checkpoint need not have: what AAVS adds, and what has one row per label or per query.
 NEW_OR_RESIZED = re.compile(
     r"\.adapter\.|\.audio_encoder\.|\.audio_projector\.|\.audio_aware_key\.|\.audio_query\.|"
@@ -79,7 +81,7 @@ NEW_OR_RESIZED = re.compile(
 PIXEL_ATTENTION = "model.pixel_decoder.encoder.layers.0.self_attn"
 
 # Sizes are read off these.
-REQUIRED_KEYS = {f"{PIXEL_ATTENTION}.output_proj.adapter.up_proj.weight", "model.audio_projector.linear_1.weight"}
+REQUIRED_KEYS = {f"{PIXEL_ATTENTION}.adapter.up_proj.weight", "model.audio_projector.linear_1.weight"}
 
 # Fields of a released config.json that AAVSConfig does not have, and the only values that mean the same without them.
 IMPLIED_FIELDS = {"pre_norm": False, "ignore_value": 255}
@@ -125,7 +127,7 @@ def convert_aavs_config(
                 f"The original config has {name}={original_config[name]!r}; only {implied!r} is supported."
             )
     backbone_config = original_config["backbone_config"]
-    adapter_width, bottleneck = state_dict[f"{PIXEL_ATTENTION}.output_proj.adapter.up_proj.weight"].shape
+    adapter_width, bottleneck = state_dict[f"{PIXEL_ATTENTION}.adapter.up_proj.weight"].shape
     projection_dim, embedding_dim = state_dict["model.audio_projector.linear_1.weight"].shape
     return AAVSConfig(
         **{name: original_config[name] for name in get_own_fields(AAVSConfig, original_config)},
@@ -150,17 +152,6 @@ def get_own_fields(config_class: type[PreTrainedConfig], values: dict) -> set[st
     return {name for name in own - {"backbone_config"} if values.get(name) is not None}
 
 
-def read_json(path: str | Path) -> dict:
-    """Content of a JSON file that holds one object."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object, and holds a {type(content).__name__}.")
-    return content
-
-
 def convert_aavs_checkpoint(
     checkpoint: str | Path,
     config: str | Path,
@@ -168,7 +159,7 @@ def convert_aavs_checkpoint(
     output_dir: str | Path,
     preprocessor_config: str | Path | None = None,
     vggish: str | Path | None = None,
-) -> tuple[list[str], list[str]]:
+) -> Conversion:
     """
     Converts a released checkpoint and writes config, weights and processor to `output_dir`, unless a key is left over.
 
@@ -187,8 +178,7 @@ def convert_aavs_checkpoint(
             torchvggish checkpoint; without it the model has no audio encoder.
 
     Returns:
-        `tuple[list[str], list[str]]`: the checkpoint's keys that have no place in the model, by their original names,
-        and the model's parameters that the checkpoint does not have. Where either is not empty nothing was written.
+        [`Conversion`]: what is left over, if anything, by the checkpoint's names, and what was left out.
     """
     original = load_checkpoint(checkpoint)
     state_dict = convert_aavs_state_dict(original)
@@ -203,33 +193,24 @@ def convert_aavs_checkpoint(
         original_config, state_dict, stage, audio_encoder.config if audio_encoder is not None else None
     )
     model = AAVSForAudioVisualSegmentation(aavs_config)
-    if audio_encoder is not None:
-        state_dict |= {f"model.audio_encoder.{key}": value for key, value in audio_encoder.state_dict().items()}
+    audio_weights = audio_encoder.state_dict() if audio_encoder is not None else {}
 
-    expected = model.state_dict()
-    fits = {key for key, value in state_dict.items() if key in expected and value.shape == expected[key].shape}
-    unplaced = [key for key in original if not DROPPED_KEYS.search(key) and rename_key(key) not in fits]
-    missing = sorted(expected.keys() - fits)
-    if unplaced or missing:
-        return unplaced, missing
+    def convert_parameter(key: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+        name = rename_key(key)
+        idle = not aavs_config.apply_output_projection and OUTPUT_PROJECTIONS.search(name)
+        return {} if idle or DROPPED_KEYS.search(key) else {name: value}
 
-    model.load_state_dict(state_dict)
-    processor = AAVSProcessor(
-        image_processor=AAVSImageProcessorPil(
-            **{name: image_options[name] for name in ("size", "image_mean", "image_std") if name in image_options},
-            localization=stage == 1,
-        ),
-        feature_extractor=VGGishFeatureExtractor(),
+    conversion = load_converted(
+        model,
+        original,
+        convert_parameter,
+        {f"model.audio_encoder.{key}": value for key, value in audio_weights.items()},
     )
-    # Into the folder file by file, each whole: it may hold a localizer already.
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir) as temporary:
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        for path in Path(temporary).iterdir():
-            path.replace(output_dir / path.name)
-    return [], []
+    if not conversion.unexpected and not conversion.missing:
+        options = {name: image_options[name] for name in ("size", "image_mean", "image_std") if name in image_options}
+        processor = AAVSProcessor(AAVSImageProcessorPil(**options, localization=stage == 1), VGGishFeatureExtractor())
+        save_converted(model, processor, output_dir)
+    return conversion
 
 
 def load_mask2former_weights(

@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Loss of AAVS: Mask2Former's set loss with the released program's matching cost, with normalisers that can span a whole
-optimiser step, and with the matching costs of all frames computed at once.
+Loss of AAVS: Mask2Former's set loss with the released program's matching cost, with normalizers that can span a whole
+optimizer step, and with the matching costs of all frames computed at once.
 """
 
 import numpy as np
@@ -64,7 +64,7 @@ class AAVSLoss(Mask2FormerLoss):
     """
     Set loss over all frames of a batch, for the last prediction and the ones before it.
 
-    Each prediction is matched anew and draws new random points: in order the matcher's `(frames, points, 2)`, then
+    Each prediction is matched again and draws new random points: in order the matcher's `(frames, points, 2)`, then
     candidates and free points of the mask losses. The last prediction comes first, then the others from first to last.
     """
 
@@ -103,13 +103,15 @@ class AAVSLoss(Mask2FormerLoss):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Frame, query and target index of each matched pair, three tensors of shape `(pairs,)`."""
         points = torch.rand(len(class_labels), self.num_points, 2, device=masks.device)
-        cost = get_matching_cost(
-            sample_point(masks_queries_logits, points, align_corners=False),
-            class_queries_logits,
-            sample_point(masks, points, align_corners=False),
-            pad_sequence(class_labels, batch_first=True),
-            self.matching_weights,
-        )
+        # Sums over thousands of points overflow in float16, where the costs of all good queries would be the same.
+        with torch.autocast(masks.device.type, enabled=False):
+            cost = get_matching_cost(
+                sample_point(masks_queries_logits.float(), points, align_corners=False),
+                class_queries_logits.float(),
+                sample_point(masks, points, align_corners=False),
+                pad_sequence(class_labels, batch_first=True),
+                self.matching_weights,
+            )
         # One transfer for the batch. A prediction that is not finite is matched only if there is no other.
         cost = torch.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=1e9).cpu().numpy()
         pairs = []
@@ -154,11 +156,13 @@ class AAVSLoss(Mask2FormerLoss):
         num_masks = num_masks.clamp(min=1)
         masks = pad_sequence(mask_labels, batch_first=True).float()  # (frames, most masks of a frame, height, width)
 
-        losses = self.get_losses(predictions[-1], masks, class_labels, num_masks, class_weight)
-        if self.use_auxiliary_loss:
-            for index, prediction in enumerate(predictions[:-1]):
-                auxiliary = self.get_losses(prediction, masks, class_labels, num_masks, class_weight)
-                losses |= {f"{name}_{index}": value for name, value in auxiliary.items()}
+        # Point losses in half precision lose the small differences that they are made of.
+        with torch.autocast(masks.device.type, enabled=False):
+            losses = self.get_losses(predictions[-1], masks, class_labels, num_masks, class_weight)
+            if self.use_auxiliary_loss:
+                for index, prediction in enumerate(predictions[:-1]):
+                    auxiliary = self.get_losses(prediction, masks, class_labels, num_masks, class_weight)
+                    losses |= {f"{name}_{index}": value for name, value in auxiliary.items()}
         return losses
 
     def get_losses(
@@ -169,7 +173,6 @@ class AAVSLoss(Mask2FormerLoss):
         num_masks: torch.Tensor,
         class_weight: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        # Point losses in half precision lose the small differences that they are made of.
         masks_queries_logits = prediction["masks_queries_logits"].float()
         class_queries_logits = prediction["class_queries_logits"].float()
         frames, queries, targets = self.match(masks_queries_logits, class_queries_logits, masks, class_labels)

@@ -28,32 +28,46 @@ The backbone, the pixel decoder and parts of the loss are those of transformers.
 """
 
 import math
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import SwinBackbone
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerMLPPredictionHead,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerPreTrainedModel,
     Mask2FormerSinePositionEmbedding,
 )
-from transformers.models.swin.modeling_swin import SwinDropPath, SwinStage
+from transformers.models.swin.modeling_swin import SwinAttention, SwinDropPath, SwinLayer, SwinMLP, SwinStage
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..modeling_base import (
+    AudioVisualModelMixin,
+    AudioVisualSegmentationMixin,
+    CheckpointingMixin,
+    call_directly,
+    checkpoint_layer,
+)
 from ..vggish import VGGishModel
 from .configuration_aavs import AAVSConfig
 from .loss_aavs import AAVSLoss
+from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_backbone_adapters
 
 
 # The decoder visits the feature maps of strides 32, 16 and 8 in turn.
@@ -78,8 +92,6 @@ class AAVSModelOutput(ModelOutput):
         Their product with `mask_features` gives the mask logits.
     mask_features (`torch.FloatTensor` of shape `(num_frames, mask_feature_size, height / 4, width / 4)`):
         Mask features, with the mask prompt added where `config.mask_prompt_fusion` is set.
-    pixel_decoder_last_hidden_state (`torch.FloatTensor`):
-        Mask features as the pixel decoder gives them, without the prompt, of the same shape.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
         The decoder's input and the output of each of its layers, each `(num_frames, num_queries, hidden_dim)`.
     attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True` and eager attention):
@@ -93,7 +105,6 @@ class AAVSModelOutput(ModelOutput):
     query_states: tuple[torch.FloatTensor, ...] | None = None
     mask_embeddings: tuple[torch.FloatTensor, ...] | None = None
     mask_features: torch.FloatTensor | None = None
-    pixel_decoder_last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -153,39 +164,62 @@ class AAVSAdapter(nn.Module):
         return self.up_proj(nn.functional.relu(self.down_proj(hidden_states)))
 
 
-class AAVSResidualAdapterLinear(nn.Linear):
+class AAVSAdapterMixin:
     """
-    A linear layer and an adapter around its output, `y + adapter(y)`: takes the place of the last linear layer of a
-    Swin block's attention and of its MLP. A subclass of `nn.Linear`, so that the pretrained layer's weights keep their
-    names.
+    A module that ends in a linear layer, named `adapted`, and an adapter after it. The adapter stands beside the
+    layer, which stays what it is for all that look for linear layers: LoRA, quantization.
     """
 
-    def __init__(self, in_features: int, out_features: int, reduction: int):
-        super().__init__(in_features, out_features)
-        self.adapter = AAVSAdapter(out_features, reduction)
+    adapted: str
+
+    def named_children(self):
+        # Initial weights are drawn child by child, those of the adapter before those of the layer: an order that
+        # cannot change without changing what a seed stands for.
+        children = dict(super().named_children())
+        adapter = children.pop("adapter")
+        for name, module in children.items():
+            if name == self.adapted:
+                yield "adapter", adapter
+            yield name, module
+
+
+class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
+    adapted = "o_proj"
+
+    def forward(self, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_states, attn_weights = super().forward(*args, **kwargs)
+        return hidden_states + self.adapter(hidden_states), attn_weights
+
+
+class AAVSSwinMLP(AAVSAdapterMixin, SwinMLP):
+    adapted = "fc2"
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = super().forward(hidden_states)
         return hidden_states + self.adapter(hidden_states)
 
 
-class AAVSAdapterLinear(nn.Linear):
-    """
-    An adapter in the place of an attention module's output projection: `adapter(projection(x))`, or `adapter(x)` with
-    `apply_projection=False`, where the projection's weights are in the checkpoint and do nothing. There is no residual
-    connection here: all that the attention gathered passes through the bottleneck.
-    """
+class AAVSDeformableAttention(AAVSAdapterMixin, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+    """Without a residual connection: all that the attention gathered passes through the bottleneck."""
 
-    def __init__(self, hidden_size: int, reduction: int, apply_projection: bool):
-        super().__init__(hidden_size, hidden_size)
-        self.apply_projection = apply_projection
-        self.adapter = AAVSAdapter(hidden_size, reduction)
+    adapted = "output_proj"
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        # CODEPATH: the released checkpoint of the second stage projects, those of the first stage do not
-        if self.apply_projection:
-            hidden_states = super().forward(hidden_states)
-        return self.adapter(hidden_states)
+    def forward(self, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_states, attn_weights = super().forward(*args, **kwargs)
+        return self.adapter(hidden_states), attn_weights
+
+
+def add_adapter(module: nn.Module, adapted_class: type[AAVSAdapterMixin], reduction: int) -> None:
+    """Gives a module of transformers an adapter."""
+    linear = getattr(module, adapted_class.adapted)
+    # A new layer, since the random numbers that it draws are part of what a seed stands for.
+    setattr(module, adapted_class.adapted, nn.Linear(linear.in_features, linear.out_features))
+    names = [name for name, _ in module.named_children()]
+    module.adapter = AAVSAdapter(linear.out_features, reduction)
+    module.__class__ = adapted_class
+    # Right after the layer: the order of the parameters, too, is part of it, by the rounding of their norm.
+    for name in names[names.index(adapted_class.adapted) + 1 :]:
+        module._modules[name] = module._modules.pop(name)
 
 
 class AAVSSwinBackbone(SwinBackbone):
@@ -197,12 +231,8 @@ class AAVSSwinBackbone(SwinBackbone):
         self.swin.layernorm = nn.Identity()
         for stage in self.swin.encoder.layers:
             for block in stage.blocks:
-                for module, name in ((block.attention, "o_proj"), (block.mlp, "fc2")):
-                    linear = getattr(module, name)
-                    adapted = AAVSResidualAdapterLinear(
-                        linear.in_features, linear.out_features, config.adapter_reduction
-                    )
-                    setattr(module, name, adapted)
+                add_adapter(block.attention, AAVSSwinAttention, config.adapter_reduction)
+                add_adapter(block.mlp, AAVSSwinMLP, config.adapter_reduction)
                 # The released program's rate is the same in every block; transformers' grows with depth.
                 block.drop_path = SwinDropPath(self.config.drop_path_rate)
 
@@ -212,9 +242,10 @@ class AAVSPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderE
 
     def __init__(self, config: AAVSConfig):
         super().__init__(config)
-        self.self_attn.output_proj = AAVSAdapterLinear(
-            config.feature_size, config.adapter_reduction, config.apply_output_projection
-        )
+        add_adapter(self.self_attn, AAVSDeformableAttention, config.adapter_reduction)
+        # CODEPATH: the released checkpoint of the second stage projects, those of the first stage do not
+        if not config.apply_output_projection:
+            self.self_attn.output_proj = nn.Identity()
 
 
 class AAVSPixelDecoder(Mask2FormerPixelDecoder):
@@ -256,8 +287,10 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
-class AAVSSelfAttention(nn.Module):
-    """Attention among the queries of a frame; ends in an adapter."""
+class AAVSSelfAttention(AAVSAdapterMixin, nn.Module):
+    """Attention among the queries of a frame; ends in an adapter without a residual connection."""
+
+    adapted = "out_proj"
 
     def __init__(self, config: AAVSConfig):
         super().__init__()
@@ -269,7 +302,11 @@ class AAVSSelfAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.k_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.v_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
-        self.out_proj = AAVSAdapterLinear(config.hidden_dim, config.adapter_reduction, config.apply_output_projection)
+        self.out_proj = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.adapter = AAVSAdapter(config.hidden_dim, config.adapter_reduction)
+        # CODEPATH: the released checkpoint of the second stage projects, those of the first stage do not
+        if not config.apply_output_projection:
+            self.out_proj = nn.Identity()
 
     def forward(
         self, hidden_states: torch.Tensor, position_embeddings: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
@@ -295,7 +332,7 @@ class AAVSSelfAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.out_proj(attn_output.reshape(*input_shape, -1)), attn_weights
+        return self.adapter(self.out_proj(attn_output.reshape(*input_shape, -1))), attn_weights
 
 
 class AAVSMaskedCrossAttention(nn.Module):
@@ -437,14 +474,124 @@ def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Te
     return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
 
 
-class AAVSDecoder(nn.Module):
+def init_linear_as_torch(linear: nn.Linear):
+    """The default initialisation of `torch.nn.Linear`, which transformers' replaces."""
+    bound = 1 / math.sqrt(linear.in_features)
+    init.uniform_(linear.weight, -bound, bound)
+    init.uniform_(linear.bias, -bound, bound)
+
+
+@auto_docstring
+class AAVSPreTrainedModel(CheckpointingMixin, Mask2FormerPreTrainedModel):
+    config: AAVSConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "audio")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SwinLayer", "AAVSPixelDecoderLayer", "AAVSDecoderLayer"]
+    # In checkpoints of models without output projections they came along and did nothing.
+    _keys_to_ignore_on_load_unexpected = [r"self_attn\.(out|output)_proj\."]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": AAVSDecoderLayer,
+        "attentions": OutputRecorder(AAVSSelfAttention, index=1),
+        "cross_attentions": OutputRecorder(AAVSMaskedCrossAttention, index=1),
+    }
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
+        # which are the ones that `_init_weights` is written for (here and in Mask2Former).
+        return False
+
+    def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+        for module in self.modules():
+            # Stages say yes and leave it to their blocks: otherwise each block would be computed a third time.
+            if isinstance(module, SwinStage):
+                module._gradient_checkpointing_func = call_directly
+            # While the way without reentry runs a layer it builds the layer's graph, whose small nodes stay and settle
+            # in what the layer's large tensors leave behind on the heap: no tensor of the next block fits there any
+            # more. With reentry there is no graph until the backward pass.
+            elif isinstance(module, SwinLayer):
+                function = partial(gradient_checkpointing_func, use_reentrant=True)
+                module._gradient_checkpointing_func = partial(checkpoint_layer, module, function)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, AAVSPixelDecoder):
+            # As transformers does since 5.23.
+            init.normal_(module.level_embed, std=1.0)
+        # CODEPATH: the released checkpoints of the first stage have no projection, which transformers initializes
+        elif isinstance(module, AAVSDeformableAttention) and not self.config.apply_output_projection:
+            identity, module.output_proj = module.output_proj, nn.Linear(1, 1)
+            super()._init_weights(module)
+            module.output_proj = identity
+        else:
+            super()._init_weights(module)
+        if isinstance(module, AAVSDecoderLayer):
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    init.xavier_uniform_(parameter, gain=self.config.init_xavier_std)
+            init.zeros_(module.cross_attn.in_proj_bias)
+        elif isinstance(module, AAVSMaskEmbedderLayer):
+            init_linear_as_torch(module[0])
+        elif isinstance(module, AAVSAudioQuery):
+            init.normal_(module.queries_embedder.weight)
+            init.normal_(module.queries_features.weight)
+        elif isinstance(module, AAVSDecoder):
+            init.normal_(module.level_embed.weight)
+            for submodule in module.mask_embedder.modules():
+                if isinstance(submodule, nn.Linear):
+                    init_linear_as_torch(submodule)
+        elif isinstance(module, AAVSRobustAudioAwareKey):
+            for embedding in (module.silence_embed, module.uncertain_embed, module.sounding_embed):
+                init.normal_(embedding.weight, std=self.config.init_std)
+        elif isinstance(module, AAVSAudioProjector):
+            init_linear_as_torch(module.linear_1)
+            init_linear_as_torch(module.linear_2)
+        elif isinstance(module, AAVSForAudioVisualSegmentation):
+            init_linear_as_torch(module.class_predictor)
+
+
+class AAVSMaskEmbedderLayer(nn.ModuleList):
+    """One linear layer, by the name that it has in checkpoints of Mask2Former."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__([nn.Linear(in_features, out_features)])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self[0](hidden_states)
+
+
+class AAVSMaskEmbedder(nn.ModuleList):
+    """
+    From states of the queries to mask embeddings. Mask2Former's own keeps its layers in a list beside the modules, so
+    that LoRA and whoever else puts modules in place of others has no effect on it.
+    """
+
+    def __init__(self, config: AAVSConfig):
+        sizes = [config.hidden_dim] * 3 + [config.mask_feature_size]
+        super().__init__([AAVSMaskEmbedderLayer(*pair) for pair in zip(sizes, sizes[1:])])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        *layers, last_layer = self
+        for layer in layers:
+            hidden_states = nn.functional.relu(layer(hidden_states))
+        return last_layer(hidden_states)
+
+
+# No `post_init` of its own: weights are drawn from the root on, in the order that seeds stand for.
+class AAVSDecoder(AAVSPreTrainedModel):  # trf-ignore: TRF013
     """
     The masked-attention transformer decoder: each layer lets a query see what its own latest mask covers, in the three
     feature maps in turn.
     """
 
     def __init__(self, config: AAVSConfig):
-        super().__init__()
+        super().__init__(config)
         self.attention_mask_init = config.attention_mask_init
         self.mask_prompt_fusion = config.mask_prompt_fusion
         self.audio_query = AAVSAudioQuery(config)
@@ -454,16 +601,14 @@ class AAVSDecoder(nn.Module):
             num_position_features=config.hidden_dim // 2, normalize=True
         )
         self.level_embed = nn.Embedding(NUM_FEATURE_LEVELS, config.hidden_dim)
-        project = config.feature_size != config.hidden_dim or config.enforce_input_projection
+        project = config.feature_size != config.hidden_dim
         self.input_projections = nn.ModuleList(
             nn.Conv2d(config.feature_size, config.hidden_dim, kernel_size=1) if project else nn.Identity()
             for _ in range(NUM_FEATURE_LEVELS)
         )
         self.layers = nn.ModuleList([AAVSDecoderLayer(config) for _ in range(config.decoder_layers - 1)])
         self.layernorm = nn.LayerNorm(config.hidden_dim)
-        self.mask_embedder = Mask2FormerMLPPredictionHead(
-            config.hidden_dim, config.hidden_dim, config.mask_feature_size
-        )
+        self.mask_embedder = AAVSMaskEmbedder(config)
 
     def get_memory(
         self, feature_maps: tuple[torch.Tensor, ...], prompt_masks: torch.Tensor | None
@@ -496,7 +641,9 @@ class AAVSDecoder(nn.Module):
         """
         return torch.einsum("nqc,ncp->nqp", mask_embeddings, mask_features.flatten(2)) < 0
 
-    def forward(
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(  # trf-ignore: TRF057
         self,
         feature_maps: tuple[torch.Tensor, ...],  # of strides 32, 16 and 8, each (frames, feature_size, h, w)
         mask_features: torch.Tensor,  # (frames, mask_feature_size, height / 4, width / 4)
@@ -545,75 +692,12 @@ class AAVSDecoder(nn.Module):
         )
 
 
-def init_linear_as_torch(linear: nn.Linear):
-    """The default initialisation of `torch.nn.Linear`, which transformers' replaces."""
-    bound = 1 / math.sqrt(linear.in_features)
-    init.uniform_(linear.weight, -bound, bound)
-    init.uniform_(linear.bias, -bound, bound)
-
-
-@auto_docstring
-class AAVSPreTrainedModel(Mask2FormerPreTrainedModel):
-    config: AAVSConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "audio")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["AAVSSwinBackbone", "AAVSPixelDecoderLayer", "AAVSDecoder"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-    _can_record_outputs = {
-        "hidden_states": AAVSDecoderLayer,
-        "attentions": OutputRecorder(AAVSSelfAttention, index=1),
-        "cross_attentions": OutputRecorder(AAVSMaskedCrossAttention, index=1),
-    }
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
-        # which are the ones that `_init_weights` is written for (here and in Mask2Former).
-        return False
-
-    def _set_gradient_checkpointing(self, *args, **kwargs):
-        super()._set_gradient_checkpointing(*args, **kwargs)
-        # Their blocks are checkpointed already: a checkpointed stage would compute each block a third time.
-        for module in self.modules():
-            if isinstance(module, SwinStage):
-                module.gradient_checkpointing = False
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        if isinstance(module, AAVSDecoderLayer):
-            for parameter in module.parameters():
-                if parameter.dim() > 1:
-                    init.xavier_uniform_(parameter, gain=self.config.init_xavier_std)
-            init.zeros_(module.cross_attn.in_proj_bias)
-        elif isinstance(module, AAVSAudioQuery):
-            init.normal_(module.queries_embedder.weight)
-            init.normal_(module.queries_features.weight)
-        elif isinstance(module, AAVSDecoder):
-            init.normal_(module.level_embed.weight)
-            for submodule in module.mask_embedder.modules():
-                if isinstance(submodule, nn.Linear):
-                    init_linear_as_torch(submodule)
-        elif isinstance(module, AAVSRobustAudioAwareKey):
-            for embedding in (module.silence_embed, module.uncertain_embed, module.sounding_embed):
-                init.normal_(embedding.weight, std=self.config.init_std)
-        elif isinstance(module, AAVSAudioProjector):
-            init_linear_as_torch(module.linear_1)
-            init_linear_as_torch(module.linear_2)
-        elif isinstance(module, AAVSForAudioVisualSegmentation):
-            init_linear_as_torch(module.class_predictor)
-
-
 @auto_docstring(
     custom_intro="""
     AAVS without a head: Swin with adapters, pixel decoder, audio query and masked-attention decoder.
     """
 )
-class AAVSModel(AAVSPreTrainedModel):
+class AAVSModel(AudioVisualModelMixin, AAVSPreTrainedModel):
     def __init__(self, config: AAVSConfig):
         # Again, because `from_pretrained(..., field=value)` sets fields after the config has checked itself.
         config.validate_architecture()
@@ -626,77 +710,8 @@ class AAVSModel(AAVSPreTrainedModel):
         self.decoder = AAVSDecoder(config)
 
         self.post_init()
-        self.train(self.training)
 
-    def train(self, mode: bool = True):
-        super().train(mode)
-        # Here and not in `__init__`: `from_pretrained` makes every parameter trainable, then calls `eval`.
-        # CODEPATH: frozen in the released recipe; small models that start from random weights train it along
-        if self.audio_encoder is not None and self.config.freeze_audio_encoder:
-            self.audio_encoder.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, AAVSAdapterLinear) and not module.apply_projection:
-                module.weight.requires_grad_(False)
-                module.bias.requires_grad_(False)
-        return self
-
-    def get_audio_embeddings(self, input_features: torch.FloatTensor) -> torch.FloatTensor:
-        r"""
-        Embeds log-mel patches with the model's audio encoder.
-
-        Args:
-            input_features (`torch.FloatTensor` of shape `(num_frames, 96, 64)`):
-                Log-mel patches, one per frame.
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`.
-        """
-        if self.audio_encoder is None:
-            raise ValueError(
-                "This model has no audio encoder (config.audio_config is None) and takes `audio_embeddings` "
-                f"of shape (num_frames, {self.config.audio_embedding_dim}) in place of `input_features`."
-            )
-        return self.audio_encoder(input_features).embeddings
-
-    def check_inputs(
-        self,
-        pixel_values: torch.FloatTensor,
-        input_features: torch.FloatTensor | None,
-        audio_embeddings: torch.FloatTensor | None,
-        prompt_masks: torch.FloatTensor | None,
-    ):
-        """Raises a `ValueError` if the inputs do not fit one another or the model, by their shapes alone."""
-        if (input_features is None) == (audio_embeddings is None):
-            raise ValueError("Pass the sound as either `input_features` or `audio_embeddings`.")
-        num_frames = pixel_values.shape[0]
-        sound = {"input_features": input_features, "audio_embeddings": audio_embeddings}
-        for name, tensor in {**sound, "prompt_masks": prompt_masks}.items():
-            if tensor is not None and tensor.shape[0] != num_frames:
-                raise ValueError(
-                    f"`{name}` has {tensor.shape[0]} rows for {num_frames} frames in `pixel_values`: frame t needs "
-                    "row t. The batch axis is frames, of one clip or of several clips one after the other."
-                )
-        if prompt_masks is not None and (
-            prompt_masks.ndim != 3 or not (prompt_masks.is_floating_point() or prompt_masks.dtype == torch.bool)
-        ):
-            raise ValueError(
-                "`prompt_masks` must be floating-point numbers in [0, 1], or booleans, of shape (num_frames, height, "
-                f"width), got {prompt_masks.dtype} of shape {tuple(prompt_masks.shape)}. `AAVSProcessor` makes them "
-                "from masks of any kind; of a label map, pass `label_map > 0`."
-            )
-        if self.config.use_mask_prompt and prompt_masks is None:
-            raise ValueError(
-                "This is a second-stage model (config.use_mask_prompt=True): it needs `prompt_masks` of shape "
-                "(num_frames, height, width), the first stage's masks. In a two-stage repository the first-stage "
-                'model is loaded with from_pretrained(..., subfolder="localizer").'
-            )
-        if not self.config.use_mask_prompt and prompt_masks is not None:
-            raise ValueError(
-                "This model takes no `prompt_masks` (config.use_mask_prompt=False); they are for a second-stage model."
-            )
-
-    @merge_with_config_defaults
-    @capture_outputs
+    @can_return_tuple
     @auto_docstring
     def forward(
         self,
@@ -723,15 +738,13 @@ class AAVSModel(AAVSPreTrainedModel):
 
         feature_maps = self.backbone(pixel_values).feature_maps
         pixels = self.pixel_decoder(feature_maps, output_attentions=False, output_hidden_states=False)
-        outputs = self.decoder(
+        return self.decoder(
             pixels.multi_scale_features,
             pixels.mask_features,
             self.audio_projector(audio_embeddings),
             prompt_masks,
             **kwargs,
         )
-        outputs.pixel_decoder_last_hidden_state = pixels.mask_features
-        return outputs
 
 
 @auto_docstring(
@@ -742,7 +755,7 @@ class AAVSModel(AAVSPreTrainedModel):
     labels and `config.use_mask_prompt` it is the second stage, prompted with the masks of the first, and solves AVSS.
     """
 )
-class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
+class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTrainedModel):
     def __init__(self, config: AAVSConfig):
         super().__init__(config)
         self.model = AAVSModel(config)
@@ -751,22 +764,41 @@ class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
 
         self.post_init()
 
-    def get_loss_normalizers(self, class_labels: list[torch.LongTensor]) -> torch.FloatTensor:
+    def get_loss_normalizers(self, batch: dict) -> torch.FloatTensor:
         r"""
-        What the loss of these frames is divided by: the number of target masks, for the mask losses, and the sum of
-        the classification weights, for the cross-entropy. Summed over the micro-batches and the processes of an
-        optimiser step and passed as `num_items_in_batch`, they give the gradients of one large batch, provided that
-        gradients are summed: where a trainer averages them over processes (DistributedDataParallel) or micro-batches
-        (`Accelerator.backward`), multiply the loss by their number.
+        What the loss of these frames is divided by, `(2,)`: the number of target masks, for the mask losses, and the
+        sum of the classification weights, for the cross-entropy. See
+        [`AudioVisualSegmentationMixin.get_loss_normalizers`].
 
         Args:
-            class_labels (`list[torch.LongTensor]`):
-                Classes of the target masks, one tensor per frame.
-
-        Returns:
-            `torch.FloatTensor` of shape `(2,)`.
+            batch (`dict`):
+                Inputs of the model, of which `class_labels` are read.
         """
-        return self.criterion.get_normalizers(class_labels)
+        if not isinstance(batch, Mapping):
+            warnings.warn(
+                "get_loss_normalizers takes the whole batch in place of its class_labels.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            batch = {"class_labels": batch}
+        return self.criterion.get_normalizers(batch["class_labels"])
+
+    def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
+        """Starts the model from a Mask2Former: see [`load_mask2former_weights`]."""
+        from .convert_aavs_original import load_mask2former_weights  # which needs this module
+
+        return load_mask2former_weights(self, pretrained_model_name_or_path, **kwargs)
+
+    def start_training_phase(self, phase: int) -> list[str]:
+        """
+        In the first phase of the released recipe the adapters of the backbone are off, in the second one fresh ones
+        train: see [`AudioVisualSegmentationMixin.start_training_phase`].
+        """
+        if phase == 1:
+            switch_off_backbone_adapters(self)
+            return []
+        renew_backbone_adapters(self)
+        return [BACKBONE_ADAPTERS]
 
     @can_return_tuple
     @auto_docstring
@@ -857,5 +889,20 @@ class AAVSForAudioVisualSegmentation(AAVSPreTrainedModel):
             cross_attentions=outputs.cross_attentions,
         )
 
+
+# In checkpoints an adapter belongs to the layer that it follows (those of Swin by the names that Swin's have there).
+register_checkpoint_conversion_mapping(
+    "aavs",
+    [
+        WeightRenaming(r"attention\.output\.dense\.adapter\.", "attention.adapter."),
+        WeightRenaming(r"(?<!attention\.)output\.dense\.adapter\.", "mlp.adapter."),
+        WeightRenaming(
+            r"encoder\.layers\.(\d+)\.self_attn\.output_proj\.adapter\.", r"encoder.layers.\1.self_attn.adapter."
+        ),
+        WeightRenaming(
+            r"decoder\.layers\.(\d+)\.self_attn\.out_proj\.adapter\.", r"decoder.layers.\1.self_attn.adapter."
+        ),
+    ],
+)
 
 __all__ = ["AAVSForAudioVisualSegmentation", "AAVSModel", "AAVSPreTrainedModel"]

@@ -11,11 +11,17 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
 from .configuration_vggish import VGGishConfig
 from .convert_vggish_original import convert_vggish_state_dict, load_vggish
 from .feature_extraction_vggish import VGGishFeatureExtractor
 from .modeling_vggish import VGGishModel, VGGishModelOutput, VGGishPreTrainedModel
 
+
+AutoConfig.register("vggish", VGGishConfig)
+AutoModel.register(VGGishConfig, VGGishModel)
+AutoFeatureExtractor.register(VGGishConfig, VGGishFeatureExtractor)
 
 __all__ = [
     "VGGishConfig",

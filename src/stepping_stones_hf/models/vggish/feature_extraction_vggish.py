@@ -26,6 +26,8 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.utils import TensorType
 
+from ...media import check_sampling_rate, to_mono
+
 
 # Spectra are computed for so many patches at a time, which keeps the memory that a long recording takes bounded.
 PATCHES_PER_BLOCK = 16
@@ -174,7 +176,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
 
         features = []
         for (name, waveform), count in zip(waveforms.items(), patch_counts):
-            samples = self._resample(to_mono(waveform, name), sampling_rate)
+            samples = self._resample(torch.from_numpy(to_mono(waveform, name)), sampling_rate)
             patches = self._cut_patches(samples, name, patch_hop, count)
             log_mel = torch.cat([self._log_mel(block) for block in patches.split(PATCHES_PER_BLOCK)])
             features.append(log_mel)
@@ -224,15 +226,6 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         return torch.log(mel + self.log_offset).float()
 
 
-def check_sampling_rate(sampling_rate: int | None) -> None:
-    if sampling_rate is None:
-        raise ValueError(
-            "`sampling_rate` is missing: pass the rate of the waveforms in hertz, as the audio file names it."
-        )
-    if not isinstance(sampling_rate, Real) or sampling_rate <= 0 or not float(sampling_rate).is_integer():
-        raise ValueError(f"`sampling_rate` is {sampling_rate!r}, but must be a positive whole number of hertz.")
-
-
 def expand_num_patches(num_patches: int | Sequence[int] | None, num_waveforms: int) -> Sequence[int | None]:
     """One number of patches per waveform; `None` stands for as many as fit."""
     if num_patches is None or isinstance(num_patches, Integral):
@@ -246,48 +239,6 @@ def expand_num_patches(num_patches: int | Sequence[int] | None, num_waveforms: i
         if count is not None and count < 1:
             raise ValueError(f"`num_patches` is {count}, but every waveform has to give at least 1 patch.")
     return num_patches
-
-
-def to_mono(waveform: np.ndarray | torch.Tensor | Sequence, name: str) -> torch.Tensor:
-    """The mean over the channels, of shape (num_samples,), in double precision, with integers scaled to [-1, 1]."""
-    if isinstance(waveform, torch.Tensor):
-        waveform = waveform.detach().cpu()
-        # NumPy has no bfloat16.
-        waveform = waveform.double().numpy() if waveform.is_floating_point() else waveform.numpy()
-    waveform = np.asarray(waveform)
-
-    is_integer = waveform.dtype.kind in "iu" and waveform.dtype.itemsize <= 4
-    if waveform.dtype.kind != "f" and not is_integer:
-        raise ValueError(
-            f"`{name}` has dtype {waveform.dtype}, but waveforms are floating point numbers between -1 and 1 or "
-            "integers of 8, 16 or 32 bits, which are divided by their range. Decode files first, e.g. with "
-            "`soundfile.read`."
-        )
-    if waveform.ndim not in (1, 2):
-        raise ValueError(
-            f"`{name}` has shape {waveform.shape}, but a waveform has shape (num_samples,) or (num_channels, "
-            "num_samples). Pass several waveforms as a list."
-        )
-    if waveform.size == 0:
-        raise ValueError(f"`{name}` is empty (shape {waveform.shape}).")
-    if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
-        raise ValueError(
-            f"`{name}` has shape {waveform.shape}, i.e. more channels than samples, but the channels come first: pass "
-            f"`{name}.T` (soundfile, for one, gives the samples first)."
-        )
-
-    samples = waveform.astype(np.float64)
-    if is_integer:
-        # The range of int16 is -32768 ... 32767, around 0, that of uint8 0 ... 255, around 128.
-        half_range = 2.0 ** (8 * waveform.dtype.itemsize - 1)
-        samples = (samples - (np.iinfo(waveform.dtype).min + half_range)) / half_range
-    if not np.isfinite(samples).all():
-        index = tuple(np.argwhere(~np.isfinite(samples))[0].tolist())
-        raise ValueError(
-            f"`{name}` has samples that are NaN or infinite, the first at index {index} of shape {samples.shape}: "
-            f"{samples[index]}. Mend the recording or leave it out."
-        )
-    return torch.from_numpy(samples.mean(axis=0) if samples.ndim == 2 else samples)
 
 
 __all__ = ["VGGishFeatureExtractor"]

@@ -31,6 +31,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from ..modeling_base import CheckpointingMixin
 from .configuration_vggish import VGGishConfig
 
 
@@ -68,7 +69,7 @@ class VGGishStage(GradientCheckpointingLayer):
 
 
 @auto_docstring
-class VGGishPreTrainedModel(PreTrainedModel):
+class VGGishPreTrainedModel(CheckpointingMixin, PreTrainedModel):
     config: VGGishConfig
     base_model_prefix = "vggish"
     main_input_name = "input_features"
@@ -110,6 +111,9 @@ class VGGishModel(VGGishPreTrainedModel):
         self.projection = nn.Linear(config.hidden_size, config.embedding_dim)
 
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.stages[0].convs[0]
 
     @merge_with_config_defaults
     @capture_outputs
