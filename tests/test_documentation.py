@@ -67,6 +67,7 @@ PUBLIC_MODULES = (
     "pipelines",
     "segment_video",
     "streaming",
+    "tables",
     "video",
     "visualization",
 )

@@ -20,6 +20,7 @@ import os
 import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -64,6 +65,19 @@ print(json.dumps(time.process_time() - start))
 """
     seconds = min(json.loads(run_python(code).splitlines()[-1]) for _ in range(3))
     assert seconds < 0.3
+
+
+def test_files_that_are_no_code_are_packaged():
+    package = Path(stepping_stones_hf.__file__).parent
+    setup = ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    packaged = {
+        package.parent / name.replace(".", "/") / file
+        for name, files in setup["options.package_data"].items()
+        for file in files.split(", ")
+    }
+    found = {path for path in package.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert found == packaged
 
 
 def find_arguments(documented) -> list[str]:
