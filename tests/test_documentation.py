@@ -34,6 +34,7 @@ import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
+from packaging.version import Version
 
 import stepping_stones_hf
 from stepping_stones_hf import VGGishConfig, VGGishModel
@@ -46,6 +47,7 @@ from .videos import make_video
 
 
 PAGES = sorted(DOCS.rglob("*.md"))
+CHANGELOG = REPOSITORY / "CHANGELOG.md"
 # Their own tests run their snippets, on data of their own, and say more about them.
 TESTED_ELSEWHERE = (
     "adapt_it",
@@ -242,7 +244,7 @@ def test_the_table_of_contents_has_each_page_once():
     assert sorted(entries, key=lambda entry: entry["local"]) == sorted(expected, key=lambda entry: entry["local"])
 
 
-@each([README, *PAGES])
+@each([README, CHANGELOG, *PAGES])
 def test_links_and_pictures_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", read_prose(page)):
         if not target.startswith("http"):
@@ -256,3 +258,10 @@ def test_links_and_pictures_lead_somewhere(page):
 def test_files_that_are_named_are_there(page):
     for path in re.findall(r"`((?:benchmarks|docs|examples|src|tests)/[\w./-]+)`", read_prose(page)):
         assert (REPOSITORY / path).exists(), path
+
+
+def test_the_changelog_begins_with_the_version_that_this_is_or_becomes():
+    heading = r"^## \[(.+)\] - (unreleased|\d{4}-\d\d-\d\d)$"
+    version, date = re.findall(heading, CHANGELOG.read_text(), flags=re.MULTILINE)[0]
+    latest, current = Version(version), Version(stepping_stones_hf.__version__)
+    assert latest >= current if date == "unreleased" else latest == current
