@@ -76,6 +76,8 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         patch_hop_seconds (`float`, *optional*, defaults to 0.96):
             Time in seconds from the start of one patch to the start of the next. With 0.96, as in the original,
             patches follow one another without a gap; with 1.0 one patch begins at each second of a video.
+        return_attention_mask (`bool`, *optional*, defaults to `False`):
+            Unused: patches are never padded.
     """
 
     model_input_names = ["input_features"]
