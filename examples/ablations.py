@@ -50,8 +50,8 @@ from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
 
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.files import write_text, write_whole
+from stepping_stones_hf.tables import format_table
 from stepping_stones_hf.training.checkpoints import find_changes
-from stepping_stones_hf.training.report import format_table
 
 
 EXAMPLES = Path(__file__).parent

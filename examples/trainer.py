@@ -126,7 +126,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     trainer.save_model()
     # Not as `processing_class`: of a processor, `Trainer` wants to see the tokenizer.
     processor.save_pretrained(training_arguments.output_dir)
-    return trainer.evaluate()
+    results = trainer.evaluate()
+    trainer.accelerator.end_training()
+    return results
 
 
 if __name__ == "__main__":

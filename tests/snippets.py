@@ -15,6 +15,7 @@
 
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 
@@ -30,10 +31,12 @@ def read_snippets(page: Path, language: str = "python") -> list[str]:
 
 
 def run_snippets(page: Path) -> dict:
-    """Runs the Python of a page from top to bottom and gives its variables."""
+    """Runs the Python of a page, without names of earlier releases, from top to bottom and gives its variables."""
     variables = {}
-    for snippet in read_snippets(page):
-        exec(compile(snippet, page.name, "exec"), variables)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*works in this release only", category=DeprecationWarning)
+        for snippet in read_snippets(page):
+            exec(compile(snippet, page.name, "exec"), variables)
     return variables
 
 

@@ -87,6 +87,27 @@ def test_no_layer_that_lora_stands_beside_is_bypassed(two_stage_repository, targ
     assert lacking == []
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_lora_gets_the_same_gradients_under_gradient_checkpointing(two_stage_repository, use_reentrant):
+    torch.manual_seed(0)
+    inputs = {"pixel_values": torch.randn(2, 3, 64, 64), "input_features": torch.randn(2, 96, 64)}
+    inputs["prompt_masks"] = (torch.rand(2, 64, 64) > 0.5).float()
+    gradients = []
+    for checkpointing in (False, True):
+        model = AutoModelForAudioVisualSegmentation.from_pretrained(two_stage_repository)
+        if checkpointing:  # PEFT sees it and asks for gradients of the inputs
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": use_reentrant})
+        torch.manual_seed(1)
+        config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        adapted = peft.get_peft_model(model, config).train()
+        adapted(**inputs).masks_queries_logits.sum().backward()
+        gradients.append({name: value.grad for name, value in adapted.named_parameters() if value.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and any("backbone" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
 def mean_iou(label_maps: np.ndarray, others: np.ndarray) -> float:
     """Over the classes of each frame, background included."""
     ious = []

@@ -13,16 +13,28 @@
 # limitations under the License.
 """What the pages say can be done can be done, and what they name is there."""
 
+import argparse
+import ast
+import importlib
+import json
 import pkgutil
 import re
+import runpy
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
 
 import datasets
 import evaluate
 import pytest
 import torch
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
+from packaging.version import Version
 
 import stepping_stones_hf
 from stepping_stones_hf import VGGishConfig, VGGishModel
@@ -35,6 +47,7 @@ from .videos import make_video
 
 
 PAGES = sorted(DOCS.rglob("*.md"))
+CHANGELOG = REPOSITORY / "CHANGELOG.md"
 # Their own tests run their snippets, on data of their own, and say more about them.
 TESTED_ELSEWHERE = (
     "adapt_it",
@@ -43,6 +56,22 @@ TESTED_ELSEWHERE = (
     "parquet_and_streaming",
     "reading_the_results",
     "which_miou",
+)
+
+
+# What people import from; the rest of the library is there for these, and for who changes it.
+PUBLIC_MODULES = (
+    "data",
+    "metrics",
+    "models.aavs",
+    "models.tpavi",
+    "models.vggish",
+    "pipelines",
+    "segment_video",
+    "streaming",
+    "tables",
+    "video",
+    "visualization",
 )
 
 
@@ -96,20 +125,54 @@ def test_the_snippets_run_one_after_another(page, after_the_demo):
     run_snippets(page)
 
 
+class Parsed(Exception):
+    """A script has understood its command line."""
+
+
+def check_script(script: str, arguments: list[str], monkeypatch) -> None:
+    """Runs a script until its own parser has taken the arguments, `...` for any others, or refused them."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_and_stop(self, args=None, namespace=None):
+        if "..." in arguments:
+            for action in self._actions:
+                action.required = False
+        _, unknown = parse(self, [word for word in arguments if word != "..."], namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {unknown}")
+        raise Parsed
+
+    with monkeypatch.context() as patches:
+        patches.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+        patches.setattr(sys, "argv", [script, *arguments])
+        patches.syspath_prepend(str((REPOSITORY / script).parent))
+        patches.chdir(REPOSITORY)
+        patches.setitem(sys.modules, "gradio", MagicMock())  # an extra of the page alone
+        with pytest.raises(Parsed):
+            runpy.run_path(script, run_name="__main__")
+
+
 @each([README, *PAGES])
-def test_commands_have_the_options_that_they_are_given(page):
-    for command in read_commands(page):
-        if command[0] == "stepping-stones":
-            make_parser().parse_args(command[1:])
-        elif command[0] == "make":
-            assert re.search(rf"^{command[1]}:", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE), command
-        for place, word in enumerate(command):
-            if re.match(r"(examples|benchmarks)/.+\.(py|yaml)$", word):
-                assert (REPOSITORY / word).is_file(), command
-            if re.match(r"(examples|benchmarks)/.+\.py$", word):
-                source = (REPOSITORY / word).read_text(encoding="utf-8")
-                options = [option.removeprefix("--") for option in command[place + 1 :] if option.startswith("--")]
-                assert [option for option in options if not re.search(rf"\b{option}\b", source)] == [], command
+def test_commands_are_understood(page, monkeypatch):
+    for program, *arguments in read_commands(page):
+        if program == "stepping-stones":
+            make_parser().parse_args(arguments)
+        elif program == "make":
+            assert re.search(rf"^{arguments[0]}:", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+        elif program == "accelerate":
+            launched = launch_command_parser().parse_args(arguments[1:])
+            check_script(launched.training_script, launched.training_script_args, monkeypatch)
+        elif program == "python" and arguments[0].endswith(".py"):
+            check_script(arguments[0], arguments[1:], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--step"], ["--stage", "3"], ["--data_dir"], ["--help_me", "1"]], ids=lambda words: words[0]
+)
+def test_a_script_refuses_what_it_does_not_understand(arguments, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        check_script("examples/train_stepping_stones.py", arguments, monkeypatch)
+    assert arguments[0] in capsys.readouterr().err
 
 
 @each([page for page in PAGES if read_autodoc(page)])
@@ -120,9 +183,58 @@ def test_what_is_taken_from_docstrings_exists_and_has_one(page):
             assert described.__doc__, (name, described)
 
 
-def test_all_public_names_are_documented():
-    documented = {name for page in PAGES for name, _ in read_autodoc(page)}
-    assert set(stepping_stones_hf.__all__) <= documented
+def test_names_that_are_taken_from_docstrings_are_found_after_the_import_of_the_configuration():
+    # As doc-builder looks for them: attribute by attribute, in what is imported.
+    names = [name for page in PAGES for name, _ in read_autodoc(page)]
+    code = f"""
+import functools, json, runpy
+runpy.run_path({str(DOCS / "_config.py")!r})
+import stepping_stones_hf
+missing = []
+for name in {names!r}:
+    try:
+        functools.reduce(getattr, name.split("."), stepping_stones_hf)
+    except AttributeError:
+        missing.append(name)
+print(json.dumps(missing))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+@cache
+def read_documented() -> tuple[list, str]:
+    """What is taken from docstrings, and the text of all pages."""
+    names = [name for page in PAGES for name, _ in read_autodoc(page)]
+    text = "".join(map(read_prose, PAGES))
+    return [pkgutil.resolve_name(f"stepping_stones_hf.{name}") for name in names], text
+
+
+def is_documented(module: ModuleType, name: str) -> bool:
+    value, (documented, text) = getattr(module, name), read_documented()
+    # A constant has no docstring to take; a page says what it is.
+    return any(value is other for other in documented) or (not callable(value) and f"{name}`" in text)
+
+
+@pytest.mark.parametrize("module", ["", *PUBLIC_MODULES])
+def test_all_public_names_are_documented(module):
+    module = importlib.import_module(f"stepping_stones_hf.{module}".rstrip("."))
+    assert [name for name in module.__all__ if not is_documented(module, name)] == []
+
+
+def test_the_models_that_there_are_have_pages_in_the_list_of_public_modules():
+    folders = [path.parent.name for path in Path(stepping_stones_hf.__file__).parent.glob("models/*/__init__.py")]
+    assert {f"models.{name}" for name in folders} <= set(PUBLIC_MODULES)
+    assert {f"model_doc/{name}" for name in folders} <= {name_of(page) for page in PAGES}
+
+
+@each([README, *PAGES])
+def test_what_snippets_import_is_documented(page):
+    for node in (node for snippet in read_snippets(page) for node in ast.walk(ast.parse(snippet))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("stepping_stones_hf"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not is_documented(module, alias.name)] == []
 
 
 def test_the_table_of_contents_has_each_page_once():
@@ -132,7 +244,7 @@ def test_the_table_of_contents_has_each_page_once():
     assert sorted(entries, key=lambda entry: entry["local"]) == sorted(expected, key=lambda entry: entry["local"])
 
 
-@each([README, *PAGES])
+@each([README, CHANGELOG, *PAGES])
 def test_links_and_pictures_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", read_prose(page)):
         if not target.startswith("http"):
@@ -140,3 +252,16 @@ def test_links_and_pictures_lead_somewhere(page):
             linked = page.parent / path if path else page
             assert linked.exists(), target
             assert not anchor or anchor in read_anchors(linked), target
+
+
+@each([README, *PAGES])
+def test_files_that_are_named_are_there(page):
+    for path in re.findall(r"`((?:benchmarks|docs|examples|src|tests)/[\w./-]+)`", read_prose(page)):
+        assert (REPOSITORY / path).exists(), path
+
+
+def test_the_changelog_begins_with_the_version_that_this_is_or_becomes():
+    heading = r"^## \[(.+)\] - (unreleased|\d{4}-\d\d-\d\d)$"
+    version, date = re.findall(heading, CHANGELOG.read_text(), flags=re.MULTILINE)[0]
+    latest, current = Version(version), Version(stepping_stones_hf.__version__)
+    assert latest >= current if date == "unreleased" else latest == current

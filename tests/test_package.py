@@ -17,12 +17,16 @@ import doctest
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+from configparser import ConfigParser
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
+import stepping_stones_hf
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation, VGGishConfig, VGGishModel
 
 
@@ -63,11 +67,37 @@ print(json.dumps(time.process_time() - start))
     assert seconds < 0.3
 
 
-def test_every_public_name_exists_and_is_documented():
-    import stepping_stones_hf
+def test_files_that_are_no_code_are_packaged():
+    package = Path(stepping_stones_hf.__file__).parent
+    setup = ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    packaged = {
+        package.parent / name.replace(".", "/") / file
+        for name, files in setup["options.package_data"].items()
+        for file in files.split(", ")
+    }
+    found = {path for path in package.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert found == packaged
 
-    for name in stepping_stones_hf.__all__:
-        assert getattr(stepping_stones_hf, name).__doc__, name
+
+def find_arguments(documented) -> list[str]:
+    """Of a function all of them, of a class those that are its own."""
+    if is_dataclass(documented):
+        own = vars(documented).get("__annotations__", ())
+        return [field.name for field in fields(documented) if field.name in own]
+    if inspect.isclass(documented) and "__init__" not in vars(documented):
+        return []
+    parameters = inspect.signature(documented).parameters.values()
+    return [argument.name for argument in parameters if argument.kind is argument.POSITIONAL_OR_KEYWORD]
+
+
+@pytest.mark.parametrize("name", stepping_stones_hf.__all__)
+def test_every_public_name_says_what_it_takes(name):
+    documented = getattr(stepping_stones_hf, name)
+    # Not that of a base class, nor what Python gives a dataclass without one: a line that begins with its name.
+    docstring = (vars(documented).get("__doc__") if inspect.isclass(documented) else documented.__doc__) or ""
+    assert docstring and not docstring.startswith(f"{name}(")
+    assert [word for word in find_arguments(documented) if not re.search(rf"\b{word}\b", docstring)] == []
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,12 @@
 import stepping_stones_hf.data.doctor
 import stepping_stones_hf.data.export
 import stepping_stones_hf.data.mini
+import stepping_stones_hf.segment_video
+import stepping_stones_hf.streaming
+import stepping_stones_hf.training.arguments
 import stepping_stones_hf.training.degrade
 import stepping_stones_hf.training.evaluation
 import stepping_stones_hf.training.first_stage
+import stepping_stones_hf.training.initialization
 import stepping_stones_hf.training.mask_store
 import stepping_stones_hf.training.stages  # noqa: F401

@@ -25,12 +25,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 
 # A header costs nothing to write: larger images and longer sounds are refused before memory is taken for them.
 MAX_IMAGE_PIXELS = 8192 * 8192
 MAX_AUDIO_SECONDS = 600
+# Floating point samples lie between -1 and 1. Mastering and resampling lead a little beyond, and nothing leads so far.
+MAX_PEAK = 16
 # What programs that write to a pipe leave in the header of a wav file.
 UNKNOWN_LENGTH = 2**32 - 1
 
@@ -129,7 +131,7 @@ def to_rgb(image: Image.Image, name: str = "image in memory") -> Image.Image:
 
 def to_frame(image: Image.Image | np.ndarray, name: str) -> Image.Image:
     """
-    What somebody gives as a frame, in RGB.
+    What somebody gives as a frame, in RGB. Photos that are to be turned for display, as phones take them, are turned.
 
     Args:
         image (`PIL.Image.Image`, or `np.ndarray` of shape `(height, width, 3)`, RGB, uint8):
@@ -138,16 +140,49 @@ def to_frame(image: Image.Image | np.ndarray, name: str) -> Image.Image:
             What errors call it.
 
     Raises:
-        `ValueError`: it is an array of another shape or type.
+        `ValueError`: it is an array of another shape or type, or an image of 16 bits a pixel.
     """
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(image), name)
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(
             f"{name} should be a PIL image or an array (height, width, 3) of uint8, got {image.shape}, {image.dtype}."
         )
     return Image.fromarray(image)
+
+
+def check_frames(images: Sequence[Image.Image | np.ndarray | torch.Tensor], rescaled: bool) -> None:
+    """
+    Refuses frames that an image processor would take for something else than they are.
+
+    Args:
+        images (`Sequence`):
+            PIL images, arrays or tensors.
+        rescaled (`bool`):
+            Whether they will be divided by 255.
+
+    Raises:
+        `ValueError`: a frame has 16 bits a pixel, or is to be turned for display; or they will be divided by 255 and
+        lie between 0 and 1 already.
+    """
+    highest = []
+    for index, image in enumerate(images):
+        name = f"images[{index}]"
+        if isinstance(image, Image.Image):
+            check_pixels(image, name)
+            continue
+        is_float = image.is_floating_point() if isinstance(image, torch.Tensor) else image.dtype.kind == "f"
+        peak = float(image.max()) if len(image) else 0.0
+        if not is_float and peak > 255:
+            raise ValueError(f"{name} has values up to {peak:.0f}, more than 8 bits hold: divide them by 257 first.")
+        if is_float:
+            highest.append(peak)
+    if rescaled and highest and 0 < max(highest) <= 1 and len(highest) == len(images):
+        raise ValueError(
+            "The images are floating point numbers between 0 and 1, which would be scaled once more: pass"
+            " do_rescale=False, or images from 0 to 255."
+        )
 
 
 def read_image(source: Source) -> Image.Image:
@@ -236,6 +271,7 @@ def read_audio(source: Source) -> tuple[np.ndarray, int]:
         raise ValueError(f"{name} has no samples.")
     if not np.isfinite(waveform).all():
         raise ValueError(f"{name} has {np.count_nonzero(~np.isfinite(waveform))} samples that are NaN or infinite.")
+    check_peak(waveform, name)
     return waveform, sampling_rate
 
 
@@ -288,12 +324,25 @@ def to_mono(waveform: np.ndarray | torch.Tensor | Sequence, name: str) -> np.nda
             f"`{name}` has samples that are NaN or infinite, the first at index {index} of shape {samples.shape}: "
             f"{samples[index]}. Mend the recording or leave it out."
         )
+    check_peak(samples, f"`{name}`")
     return samples.mean(axis=0) if samples.ndim == 2 else samples
+
+
+def check_peak(samples: np.ndarray, name: str) -> None:
+    """Refuses floating point samples that have the values of integers."""
+    peak = np.abs(samples).max(initial=0)
+    if peak > MAX_PEAK:
+        raise ValueError(
+            f"{name} has floating point samples up to {peak:.0f}, where they lie between -1 and 1. Those of 16-bit"
+            " integers are to be divided by 32768, or passed as integers."
+        )
 
 
 __all__ = [
     "Source",
+    "check_frames",
     "check_image",
+    "check_peak",
     "check_png",
     "check_sampling_rate",
     "load_image",

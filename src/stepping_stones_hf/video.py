@@ -13,6 +13,7 @@
 # limitations under the License.
 """Videos: second by second what a model looks at and listens to, and the same video again with painted frames."""
 
+import heapq
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .deprecation import warn_of_new_name
 from .files import write_whole
-from .media import Source, name_source, open_source
+from .media import Source, check_peak, name_source, open_source, to_frame
 
 
 try:
@@ -37,6 +39,9 @@ except ImportError:  # the extra "video"
 
 # In place of a sound.
 SILENCE = "silence"
+
+# A picture may stand still for so long; a clock that leaps further is wrong.
+MAX_STILL_SECONDS = 600
 
 # Files that hold H.264, and the sounds that any of them holds and every player plays; others become AAC.
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -90,11 +95,50 @@ def open_media(source: Source) -> Iterator["av.container.InputContainer"]:
 
 
 def read(items: Iterator, source: Source) -> Iterator:
-    """Packets or frames of a file."""
+    """Packets of a file. Where one that is cut off or damaged cannot be read any further, it ends."""
+    found = False
     try:
-        yield from items
+        for item in items:
+            found = True
+            yield item
     except av.FFmpegError as error:
-        raise unreadable(source, error) from error
+        if not found:
+            raise unreadable(source, error) from error
+
+
+def decode(
+    container: "av.container.InputContainer", stream, source: Source
+) -> Iterator[tuple["av.VideoFrame | av.AudioFrame", float | None]]:
+    """
+    Frames of a stream, and when each begins, in seconds of its container's clock. Packets that cannot be decoded are
+    left out, as FFmpeg and players do.
+
+    Raises:
+        `ValueError`: there are packets, and none of them can be decoded.
+    """
+    failure, found = None, False
+    # AVI has decoding times alone. Frames come out in the order in which they are shown, hence at these in order.
+    waiting = []
+    has_decoding_times = container.format.name == "avi" and stream.type == "video"
+    for packet in read(container.demux(stream), source):
+        if has_decoding_times and packet.size and packet.dts is not None:
+            heapq.heappush(waiting, packet.dts)
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            failure = error
+            if waiting and packet.dts in waiting:
+                waiting.remove(packet.dts)
+                heapq.heapify(waiting)
+            continue
+        for frame in frames:
+            found = True
+            time = frame.time
+            if waiting:
+                time = float(heapq.heappop(waiting) * stream.time_base)
+            yield frame, time
+    if failure is not None and not found:
+        raise unreadable(source, failure) from failure
 
 
 def get_video_stream(container: "av.container.InputContainer", source: Source) -> "av.VideoStream":
@@ -103,8 +147,9 @@ def get_video_stream(container: "av.container.InputContainer", source: Source) -
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         raise ValueError(f"{name_source(source)} has no video track: there is nothing to see.")
-    streams[0].thread_type = "AUTO"
-    return streams[0]
+    stream = first_decodable(streams, source)
+    stream.thread_type = "AUTO"
+    return stream
 
 
 def get_audio_stream(container: "av.container.InputContainer", source: Source) -> "av.AudioStream":
@@ -113,7 +158,18 @@ def get_audio_stream(container: "av.container.InputContainer", source: Source) -
             f"{name_source(source)} has no audio track. Give its sound as a file of its own, or"
             f' "{SILENCE}" in its place.'
         )
-    return container.streams.audio[0]
+    return first_decodable(container.streams.audio, source)
+
+
+def first_decodable(streams: Sequence, source: Source):
+    """The first track whose codec is known, as for FFmpeg and players."""
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        raise ValueError(
+            f"{name_source(source)} has {len(streams)} {streams[0].type} tracks, none of a codec that the installed"
+            " FFmpeg knows. Convert it with a program that does."
+        )
+    return known[0]
 
 
 def get_start(stream) -> float:
@@ -125,14 +181,33 @@ def get_rate(stream: "av.VideoStream") -> Fraction:
     return Fraction(stream.average_rate or stream.guessed_rate or 25)
 
 
-def quarter_turns(frame: "av.VideoFrame") -> int:
-    """How often a frame is to be turned left by 90 degrees to stand upright: phones record so."""
-    return round(frame.rotation / 90) % 4
+def get_display_matrix(frame: "av.VideoFrame") -> tuple[int, int, int, int]:
+    """
+    How a frame is to be turned or mirrored for display, as phones and front cameras record: `(a, b, c, d)`, by which
+    what is stored at (x, y) is shown at (a x + c y, b x + d y), up to a shift.
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(bytes(side_data), dtype=np.int32) / 2**16
+    # The nearest of the eight ways to lay a rectangle.
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (-1 if a < 0 else 1), 0, 0, (-1 if d < 0 else 1)
+    return 0, (-1 if b < 0 else 1), (-1 if c < 0 else 1), 0
+
+
+def is_sideways(frame: "av.VideoFrame") -> bool:
+    """Whether height and width change places for display."""
+    return get_display_matrix(frame)[0] == 0
 
 
 def to_array(frame: "av.VideoFrame") -> np.ndarray:
-    """(height, width, 3), RGB, uint8, upright."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame)))
+    """(height, width, 3), RGB, uint8, as it is to be displayed."""
+    a, b, c, d = get_display_matrix(frame)
+    picture = frame.to_ndarray(format="rgb24")
+    if a == 0:
+        picture = picture.transpose(1, 0, 2)
+    return np.ascontiguousarray(picture[:: b + d, :: a + c])
 
 
 def decode_video(
@@ -140,24 +215,34 @@ def decode_video(
 ) -> Iterator[tuple["av.VideoFrame", float, float]]:
     """Frames, and of each when it begins, in seconds from the start of the video, and how long it stays."""
     start, usual = get_start(stream), float(1 / get_rate(stream))
-    before, size = -usual, None
-    for frame in read(container.decode(stream), source):
-        moment = before + usual if frame.time is None else frame.time - start
+    size, shown = None, None  # the latest frame, when it begins and how long it stays
+    for frame, time in decode(container, stream, source):
+        before = -usual if shown is None else shown[1]
+        moment = before + usual if time is None else time - start
         size = size or (frame.width, frame.height)
         if (frame.width, frame.height) != size:
             raise ValueError(
                 f"{name_source(source)} changes its size from {size[0]}x{size[1]} to {frame.width}x{frame.height},"
                 f" {moment:.2f} s from its start. Cut it there."
             )
-        if moment <= before:
-            raise ValueError(
-                f"The clock of {name_source(source)} goes from {before:.2f} s to {moment:.2f} s. Were videos joined?"
-                " Join them with FFmpeg, which sets the clock."
-            )
-        yield frame, moment, float(frame.duration * frame.time_base) if frame.duration else usual
-        before = moment
-    if size is None:
+        if shown is not None:
+            check_clock(source, before, moment)
+            # Of frames at one time the last one is shown.
+            if moment > before:
+                yield shown
+        shown = frame, moment, float(frame.duration * frame.time_base) if frame.duration else usual
+    if shown is None:
         raise ValueError(f"{name_source(source)} has no frames.")
+    yield shown
+
+
+def check_clock(source: Source, before: float, moment: float) -> None:
+    """Raises a `ValueError` where the clock of a video, in seconds, runs back or leaps ahead."""
+    if not before <= moment <= before + MAX_STILL_SECONDS:
+        raise ValueError(
+            f"The clock of {name_source(source)} goes from {before:.2f} s to {moment:.2f} s. Were videos joined?"
+            " Join them with FFmpeg, which sets the clock."
+        )
 
 
 def read_info(source: Source) -> VideoInfo:
@@ -174,16 +259,82 @@ def read_info(source: Source) -> VideoInfo:
     with open_media(source) as container:
         stream = get_video_stream(container, source)
         frame, _, _ = next(decode_video(container, stream, source))
-        size = (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+        size = (frame.height, frame.width) if is_sideways(frame) else (frame.width, frame.height)
         rate = get_rate(stream)
     with open_media(source) as container:
         stream = get_video_stream(container, source)
         # Not from the header: recorders write it before they know the length.
         usual = 1 / rate / stream.time_base
         packets = [packet for packet in read(container.demux(stream), source) if packet.size]
-        ends = [packet.pts + (packet.duration or usual) for packet in packets if packet.pts is not None]
+        # AVI has decoding times alone.
+        clock = "dts" if container.format.name == "avi" else "pts"
+        times = sorted(
+            (getattr(packet, clock), packet.duration or usual)
+            for packet in packets
+            if getattr(packet, clock) is not None
+        )
+        moments = [float(time * stream.time_base) - get_start(stream) for time, _ in times]
+        for before, moment in zip(moments, moments[1:]):
+            check_clock(source, before, moment)
+        ends = [time + duration for time, duration in times]
         seconds = float(max(ends) * stream.time_base) - get_start(stream) if ends else float(len(packets) / rate)
         return VideoInfo(*size, rate, seconds)
+
+
+def decode_sound(
+    source: Source, start: float | None, rate: int | None = None, layout: str | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """
+    The sound of a file, block by block from `start` on, on the file's clock, or by default from where it begins.
+    Silence fills its gaps.
+
+    Args:
+        rate (`int`, *optional*), layout (`str`, *optional*):
+            What rate and which channels it is to have. By default it keeps its rate, unless that shares few factors
+            with that of the models, and its channels.
+
+    Yields:
+        `tuple[np.ndarray, int]`: samples `(channels, samples)`, float32, at most a second of silence at a time, and
+        the rate in hertz.
+    """
+    with open_media(source) as container:
+        stream = get_audio_stream(container, source)
+        start = get_start(stream) if start is None else start
+        # Sooner FFmpeg than the feature extractor, whose filter is long.
+        rate = rate or (stream.rate if math.gcd(stream.rate, 16_000) >= 25 else 16_000)
+        resampler, kind, length = None, None, 0  # of the frames until now, and samples until now
+        for frame, time in chain(decode(container, stream, source), [(None, None)]):
+            frames, now = [], None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+            if now != kind:
+                # The end, or other recordings that were joined to the first, whose rate or channels are others.
+                if resampler is not None:
+                    frames = resampler.resample(None)
+                resampler, kind = av.AudioResampler(format="fltp", layout=layout, rate=rate), now
+            if frame is not None:
+                frames = [*frames, *resampler.resample(frame)]
+            # A sound that begins later or earlier than the picture, or stops in between. Less is the clock's step.
+            silent = 0 if time is None else round((time - start) * rate) - length
+            for resampled in frames:
+                samples = resampled.to_ndarray()
+                broken = np.flatnonzero(~np.isfinite(samples).all(axis=0))
+                if len(broken):
+                    raise ValueError(
+                        f"{name_source(source)} has samples that are NaN or infinite,"
+                        f" {(length + broken[0]) / rate:.2f} s from its start. Mend its sound or give another."
+                    )
+                check_peak(samples, name_source(source))
+                if length == 0 and silent < 0:
+                    samples = samples[:, -silent:]
+                if silent < (0.1 * rate if length > 0 else 0):
+                    silent = 0
+                # Of silence a second at a time: the clock may jump by days.
+                for count in chain(repeat(rate, silent // rate), [silent % rate] * (silent > 0)):
+                    yield np.zeros((len(samples), count), dtype=np.float32), rate
+                yield samples, rate
+                length += silent + samples.shape[1]
+                silent = 0
+    if length == 0:
+        raise ValueError(f"{name_source(source)} has an audio track without sound. Is the file whole?")
 
 
 def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
@@ -201,41 +352,14 @@ def read_sound(source: Source, start: float | None = None) -> Iterator[tuple[np.
 
     Raises:
         `FileNotFoundError`, `ValueError`: there is no such file; it is no media file; it has no audio track, one
-        without sound, or samples that are NaN or infinite.
+        without sound, or samples that are NaN or infinite or have the values of integers.
     """
-    with open_media(source) as container:
-        stream = get_audio_stream(container, source)
-        start = get_start(stream) if start is None else start
-        # The feature extractor takes minutes for a rate that shares few factors with 16000; FFmpeg does not.
-        rate = stream.rate if math.gcd(stream.rate, 16_000) >= 25 else 16_000
-        resampler = av.AudioResampler(format="fltp", rate=rate)
-        pending, length = np.zeros(0, dtype=np.float32), 0  # what is not handed out yet; samples until now
-        for frame in chain.from_iterable(
-            map(resampler.resample, chain(read(container.decode(stream), source), [None]))
-        ):
-            samples = frame.to_ndarray().mean(axis=0)
-            broken = np.flatnonzero(~np.isfinite(samples))
-            if len(broken):
-                raise ValueError(
-                    f"{name_source(source)} has samples that are NaN or infinite, {(length + broken[0]) / rate:.2f} s"
-                    " from its start. Mend its sound or give another."
-                )
-            # A sound that begins later or earlier than the picture, or stops in between. Less is the clock's step.
-            silent = round((frame.time - start) * rate) - length
-            if length == 0 and silent < 0:
-                samples = samples[-silent:]
-            if silent < (0.1 * rate if length > 0 else 0):
-                silent = 0
-            length += silent + len(samples)
-            # Of silence a second at a time: the clock may jump by days.
-            rest = np.zeros(silent % rate, dtype=np.float32)
-            for block in chain(repeat(np.zeros(rate, dtype=np.float32), silent // rate), [rest, samples]):
-                pending = np.concatenate([pending, block])
-                while len(pending) >= rate:
-                    yield pending[:rate], rate
-                    pending = pending[rate:]
-    if length == 0:
-        raise ValueError(f"{name_source(source)} has an audio track without sound. Is the file whole?")
+    pending = np.zeros(0, dtype=np.float32)  # what is not handed out yet
+    for samples, rate in decode_sound(source, start):
+        pending = np.concatenate([pending, samples.mean(axis=0)])
+        while len(pending) >= rate:
+            yield pending[:rate], rate
+            pending = pending[rate:]
     yield np.pad(pending, (0, rate - len(pending))), rate
     yield from repeat((np.zeros(rate, dtype=np.float32), rate))
 
@@ -349,7 +473,7 @@ def write_painted(
             if video is None:
                 video = add_video_stream(written, painted.shape[1], painted.shape[0], rate, time_base)
                 aspect = stream.sample_aspect_ratio or Fraction(1)  # of a pixel
-                video.codec_context.sample_aspect_ratio = 1 / aspect if quarter_turns(frame) % 2 else aspect
+                video.codec_context.sample_aspect_ratio = 1 / aspect if is_sideways(frame) else aspect
                 heard, packet = next(packets, (math.inf, None))  # adds its stream, before anything is written
             start, stay = round(Fraction(moment) / time_base), round(Fraction(duration) / time_base)
             written.mux(encode_picture(video, painted, start, stay))
@@ -473,7 +597,10 @@ def encode_sound(
     with open_media(source) as container:
         stream = get_audio_stream(container, source)
         start = get_start(stream) if start is None else start
-        if stream.codec_context.name in COPIED_SOUNDS:
+        layout = "mono" if stream.channels == 1 else "stereo"
+        # A track of these files has one rate from beginning to end.
+        uniform = {"mp4", "matroska"} & set(container.format.name.split(","))
+        if uniform and stream.codec_context.name in COPIED_SOUNDS:
             track = written.add_stream_from_template(stream)
             for packet in read(container.demux(stream), source):
                 if packet.dts is not None:  # the last one is empty
@@ -481,12 +608,23 @@ def encode_sound(
                     packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, track
                     yield float(packet.pts * packet.time_base), packet
             return
-        track = written.add_stream("aac", rate=48_000, layout="mono" if stream.channels == 1 else "stereo")
-        for frame in chain(read(container.decode(stream), source), [None]):
-            if frame is not None:
-                frame.pts -= round(start / frame.time_base)
-            for packet in track.encode(frame):
-                yield float(packet.pts * packet.time_base), packet
+    track, length = written.add_stream("aac", rate=48_000, layout=layout), 0
+    for samples, rate in chain(decode_sound(source, start, 48_000, layout), [(None, None)]):
+        frame = None
+        if samples is not None:
+            # By the number of samples, not by the clock of the file, whose step may be longer than a frame of AAC.
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), length
+            length += samples.shape[1]
+        for packet in track.encode(frame):
+            yield float(packet.pts * packet.time_base), packet
+
+
+def __getattr__(name: str):
+    if name == "to_picture":
+        warn_of_new_name("stepping_stones_hf.video.to_picture", "stepping_stones_hf.media.to_frame")
+        return to_frame
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = ["SILENCE", "Second", "VideoInfo", "read_info", "read_seconds", "write_painted", "write_video"]

@@ -32,6 +32,7 @@ from stepping_stones_hf.data import load_avsbench
 from stepping_stones_hf.data.collator import AVSCollator
 from stepping_stones_hf.data.labels import color_to_index
 from stepping_stones_hf.media import read_audio
+from stepping_stones_hf.training.clips import SingleFrames
 
 from ..models.aavs.conftest import make_config
 
@@ -294,6 +295,62 @@ def test_clips_that_a_function_was_mapped_over(avss, localization):
     assert_close(flipped["input_features"], batch["input_features"])
 
 
+def flip_arrays(clip: dict) -> dict:
+    return {name: [np.asarray(image) for image in images] for name, images in flip(clip).items()}
+
+
+def flip_batch(clips: dict) -> dict:
+    rows = [flip(dict(zip(clips, values))) for values in zip(*clips.values())]
+    return clips | {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def save(clips: datasets.Dataset, path) -> datasets.IterableDataset:
+    clips.to_parquet(path)
+    return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda clips, _: clips.map(flip_arrays),
+        lambda clips, _: clips.map(flip_batch, batched=True, batch_size=2),
+        lambda clips, _: clips.with_transform(flip_batch),
+        lambda clips, _: clips.map(flip).to_iterable_dataset(),
+        lambda clips, _: clips.to_iterable_dataset().map(flip, features=clips.features),
+        lambda clips, _: clips.to_iterable_dataset().map(flip_arrays, features=clips.features).with_format("torch"),
+        lambda clips, path: save(clips.map(flip), path),
+    ],
+    ids=["arrays", "batched", "transform", "then a stream", "stream", "arrays of a stream", "then a stream of files"],
+)
+def test_what_a_function_makes_of_clips_arrives(avss, change, tmp_path):
+    collator = AVSCollator(make_processor(size=64), evaluation=True)
+    rows = list(collator.prepare(change(avss["test"], tmp_path / "clips.parquet")))
+    assert len(rows) == 3
+    for row, clip in zip(rows, collator.prepare(avss["test"])):
+        batch, expected = collator([row]), collator([clip])
+        assert batch["label_maps"].any() and batch["frames"] == expected["frames"]
+        assert_close(batch["label_maps"], expected["label_maps"].flip(1))
+        assert_close(batch["pixel_values"], expected["pixel_values"].flip(2), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("localization", [False, True])
+def test_clips_of_one_configuration_beside_those_of_another(mini_dir, tmp_path, streaming, localization):
+    clips = {
+        name: load_avsbench(name, mini_dir, "test", streaming=streaming, cache_dir=str(tmp_path))
+        for name in ("avss", "s4")
+    }
+    collator = AVSCollator(make_processor(localization))
+    expected = [collator([clip]) for name in clips for clip in collator.prepare(clips[name])]
+    together = collator.prepare(datasets.concatenate_datasets([*clips.values()]))
+    for clip, batch in zip(together, expected, strict=True):
+        assert_batches_equal(collator([clip]), batch)
+    if not streaming:
+        frames = SingleFrames(together)
+        last = {name: values[-1:] for name, values in batch.items()}
+        assert_batches_equal(collator([frames[len(frames) - 1]]), last)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -302,6 +359,9 @@ def test_clips_that_a_function_was_mapped_over(avss, localization):
         lambda clips: datasets.concatenate_datasets([clips, clips]),
         lambda clips: datasets.interleave_datasets([clips, clips]),
         lambda clips: clips.with_format("torch"),
+        lambda clips: clips.skip(1).take(1),
+        lambda clips: clips.rename_column("categories", "names"),
+        lambda clips: clips.select_columns([name for name in clips.column_names if name != "categories"]),
         lambda clips: clips.select(range(1, 3)).flatten_indices(),
         lambda clips: clips.add_column("weight", [1.0] * len(clips)),
         lambda clips: clips.cast_column("frames", datasets.Sequence(datasets.Image(decode=False))),
@@ -309,6 +369,8 @@ def test_clips_that_a_function_was_mapped_over(avss, localization):
         lambda clips: clips.to_iterable_dataset().skip(1).take(1),
         lambda clips: clips.to_iterable_dataset().filter(lambda clip: clip["num_frames"] == 5),
         lambda clips: clips.to_iterable_dataset().map(lambda clip: clip, features=clips.features),
+        lambda clips: clips.to_iterable_dataset().with_format("arrow"),
+        lambda clips: datasets.interleave_datasets([clips.to_iterable_dataset(), clips.to_iterable_dataset()]),
     ],
     ids=[
         "filter",
@@ -316,13 +378,18 @@ def test_clips_that_a_function_was_mapped_over(avss, localization):
         "concatenate",
         "interleave",
         "with_format",
+        "skip and take",
+        "rename_column",
+        "select_columns",
         "select",
         "add_column",
         "cast_column",
         "stream of shards",
-        "skip and take",
+        "skip and take of a stream",
         "filter of a stream",
         "map of a stream",
+        "with_format of a stream",
+        "interleave of streams",
     ],
 )
 def test_what_datasets_does_to_clips_leaves_each_of_them_as_it_was(avss, change):

@@ -15,7 +15,6 @@
 
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -33,7 +32,6 @@ from stepping_stones_hf.segment_video import describe_timeline
 from stepping_stones_hf.video import SILENCE, read_seconds
 
 from .. import videos
-from ..two_stage import save_stage
 from ..videos import make_sound, make_video, read_streams
 
 
@@ -231,19 +229,3 @@ def test_what_is_wrong_with_a_clip_is_said_in_words(page, tmp_path, monkeypatch)
         page.press("#segment")
         page.read_error(f"{name} {words}")
         page.press("#clip [aria-label=Clear]")
-
-
-def test_a_model_of_the_first_stage_alone(tmp_path):
-    app = runpy.run_path(str(APP))
-    segment = pipeline(TASK, model=str(save_stage(tmp_path / "model", stage=1)), device="cpu")
-    segmented = app["Segmented"](segment, str(make_video(tmp_path / "clip.mp4")))
-    assert "<span>sounding 0-" in app["format_timeline"](segmented)
-    assert app["draw_strip"](segment, segmented).width > 3 * 160
-
-
-def test_without_a_model_it_says_how_to_name_one(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--model", "nowhere"])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(APP), run_name="__main__")
-    said = capsys.readouterr().err
-    assert "nowhere cannot be loaded: " in said and "Name another by --model or AVS_MODEL." in said

@@ -13,11 +13,17 @@
 # limitations under the License.
 """AAVS trained by `transformers.Trainer`, on a very small set."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from torch.utils.data import Subset
 from transformers import Trainer, TrainingArguments
@@ -29,7 +35,10 @@ from stepping_stones_hf.training.clips import SingleFrames
 from stepping_stones_hf.training.evaluation import FrameScores, evaluate, segment
 
 from .fixed_points import fixed_rand, make_hopeful_model, script
+from .test_train_stepping_stones import free_port
 
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # Beside the script, whose folder `fixed_points` has made importable.
 import trainer as example  # noqa: E402, isort: skip
@@ -124,6 +133,43 @@ def test_the_example_trains_saves_and_scores_as_the_librarys_own_evaluation_does
     for name in ("miou", "fscore", "miou_star", "miou_seen"):
         assert figures[f"eval_{name}"] == pytest.approx(expected[name])
     assert figures["eval_miou"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero2"])
+def test_a_model_in_pieces_trains_as_a_whole_one(model_dir, data_dir, tmp_path, name):
+    if name.startswith("deepspeed"):
+        pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install deepspeed")
+    config = yaml.safe_load((EXAMPLES / "accelerate_configs" / f"{name}.yaml").read_text())
+    config |= {"num_processes": 2, "use_cpu": True, "main_process_port": free_port()}
+    (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(config))
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "accelerate.yaml")]
+    options = {"data_dir": data_dir, "model_name_or_path": model_dir, "use_cpu": True, "max_steps": 3}
+    # At a rate with which the loss falls from step to step by more than rounding.
+    options |= {"optim": "sgd", "learning_rate": 1e-3, "lr_scheduler_type": "constant", "gradient_checkpointing": True}
+    options |= {"logging_steps": 1, "save_steps": 3, "report_to": "none", "disable_tqdm": True}
+
+    losses, weights = [], []
+    for launched, batch_size, output_dir in (([], 4, tmp_path / "one"), (launch, 2, tmp_path / "two")):
+        values = {**options, "per_device_train_batch_size": batch_size, "output_dir": output_dir}
+        arguments = [text for key, value in values.items() for text in (f"--{key}", str(value))]
+        subprocess.run(
+            [sys.executable, *launched, "-m", "tests.examples.fixed_trainer", *arguments],
+            cwd=EXAMPLES.parent,
+            # Which DeepSpeed asks, and looks for its tools in.
+            env=os.environ | {"DS_ACCELERATOR": "cpu", "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"},
+            check=True,
+            timeout=300,
+        )
+        history = json.loads((output_dir / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+        losses.append([row["loss"] for row in history if "loss" in row])
+        weights.append(load_file(output_dir / "model.safetensors"))
+    before = load_file(model_dir / "model.safetensors")
+    assert len(set(losses[0])) == 3 and losses[1] == pytest.approx(losses[0], rel=1e-4)  # logged with four digits
+    assert weights[0].keys() == weights[1].keys() == before.keys()
+    moved = torch.cat([(weights[0][key] - before[key]).flatten() for key in before])
+    difference = torch.cat([(weights[1][key] - weights[0][key]).flatten() for key in before])
+    assert difference.norm() < 1e-4 * moved.norm()
 
 
 def test_metrics_keep_counts_alone_and_begin_anew(model_dir):

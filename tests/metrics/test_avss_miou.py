@@ -17,13 +17,14 @@ import importlib.util
 import json
 from pathlib import Path
 
+import datasets
 import evaluate
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from stepping_stones_hf.metrics import AvssMiou, binary_statistics
+from stepping_stones_hf.metrics import AvssMiou, FrameCounts, binary_statistics
 from stepping_stones_hf.metrics.avss_miou.avss_miou import THRESHOLDS
 
 
@@ -250,6 +251,17 @@ def test_silent_frames_are_reported(make):
     assert results["miou"] == pytest.approx((1 + 0.75 + 1) / 3)
 
 
+def test_silent_frames_of_label_maps_are_those_whose_reference_holds_the_background_alone(make):
+    references = [[[0, 0, 0, 0]], [[0, 0, -1, 255]], [[0, 0, 0, 5]], [[-1, -1, -1, -1]], [[0, 0, 0, 0]]]
+    predictions = [[[0, 0, 0, 0]], [[0, 2, 2, 2]], [[0, 0, 0, 0]], [[1, 1, 1, 1]], [[3, 0, 0, 0]]]
+    results = make(num_classes=6).compute(predictions=predictions, references=references)
+    # Of the second frame three pixels count, since 255 is a label to AVSBench; of the fourth none.
+    expected = {"count": 3, "correct_silence_rate": 1 / 3, "false_alarm_area": (0 + 2 / 3 + 1 / 4) / 3}
+    assert results["silent_frames"] == pytest.approx(expected)
+    sounding = make(num_classes=6).compute(predictions=[[[0, 0]]], references=[[[0, 5]]])["silent_frames"]
+    assert sounding["count"] == 0 and np.isnan([*sounding.values()][1:]).all()
+
+
 def test_where_two_channels_are_equal_there_is_background(make):
     scores = np.float32([[[[1, 1]], [[1, 2]]]])
     results = make("binary", score_rule="two_channel").compute(predictions=scores, references=[[[0, 1]]])
@@ -464,6 +476,157 @@ def test_wrong_names_are_refused(names, message, make):
         make().add_batch(predictions=np.zeros((2, 3, 3), int), references=np.zeros((2, 3, 3), int), **names)
 
 
+# Frames by name
+
+
+@pytest.mark.parametrize("config_name", ["semantic", "binary"])
+def test_counts_that_are_merged_give_the_results_of_one_pass(config_name, generator):
+    references = generator.integers(0, 2, (12, 5, 5))
+    predictions = generator.integers(0, 2, (12, 5, 5))
+    predictions = predictions if config_name == "semantic" else predictions.astype(np.float32)
+    names = [(f"video {index // 4}", index % 4) for index in range(12)]
+
+    def count(indices) -> FrameCounts:
+        counts = FrameCounts(config_name)
+        counts.add([names[index] for index in indices], predictions[indices], references[indices])
+        return counts
+
+    expected = count(np.arange(12))
+    merged = count(generator.permutation(12)[:7])
+    merged.extend(count(generator.permutation(12)).frames.items())  # those of the first part again
+    assert len(merged) == 12
+    same(merged.results(confidence=0.9), expected.results(confidence=0.9))
+    assert merged.videos == {("video 0",), ("video 1",), ("video 2",)}
+    same(merged.select([("video 1",)]).results(), count(np.arange(4, 8)).results())
+
+
+def test_counts_are_as_small_as_they_say():
+    names = [("video", 0)]
+    semantic, binary = FrameCounts(), FrameCounts("binary")
+    semantic.add(names, np.full((1, 500, 500), 3), np.full((1, 500, 500), 4))
+    binary.add(names, np.zeros((1, 500, 500)), np.zeros((1, 500, 500)))
+    assert len(semantic.frames["video", 0][1]) == 4 + 2 * 24
+    assert 2000 < len(binary.frames["video", 0][1]) < 2100
+
+
+def test_counts_refuse_a_frame_under_the_name_of_another():
+    counts = FrameCounts(num_classes=2)
+    counts.add([("v1s", "dog", 2)], np.array([[[0, 1]]]), np.array([[[0, 1]]]))
+    with pytest.raises(ValueError, match="two frames with different references are both frame 2 of video 'dog'"):
+        counts.add([("v1s", "dog", 2)], np.array([[[0, 1]]]), np.array([[[1, 1]]]))
+    with pytest.raises(ValueError, match=r"frame 1 of the call \(frame 4 of video 'dog'\): predictions must lie in"):
+        counts.add([("v1s", "dog", 3), ("v1s", "dog", 4)], np.array([[[0]], [[2]]]), np.array([[[0]], [[0]]]))
+    assert len(counts) == 1
+    with pytest.raises(ValueError, match="longer than"):
+        counts.add([("v1s", "dog", 3)], np.zeros((2, 1, 1), int), np.zeros((2, 1, 1), int))
+
+
+def test_counts_of_nothing_have_no_results():
+    counts = FrameCounts("binary")
+    with pytest.raises(ValueError, match="there are no frames"):
+        counts.results()
+    counts.add([("a", 0)], np.zeros((1, 2, 2)), np.zeros((1, 2, 2)))
+    with pytest.raises(ValueError, match="there are no frames"):
+        counts.select([("b",)]).results()
+
+
+# As evaluate's other metrics are used
+
+
+@pytest.fixture
+def scored(clips) -> dict:
+    """What a call brings: predictions and references alone."""
+    return {name: clips[name] for name in ("predictions", "references")}
+
+
+def test_add_takes_the_names_of_the_features_too(scored, make):
+    expected = make(num_classes=9).compute(**scored, num_frames=[1] * 20)
+    for names in (("prediction", "reference"), ("predictions", "references"), ("prediction", "references")):
+        metric = make(num_classes=9)
+        for frame in zip(scored["predictions"], scored["references"]):
+            metric.add(**dict(zip(names, frame)))
+        same(metric.compute(), expected)
+
+
+def test_add_refuses_half_a_frame_and_names_that_it_does_not_know(make):
+    metric = make(num_classes=9)
+    with pytest.raises(ValueError, match="the prediction for a reference"):
+        metric.add(references=[[0, 1]])
+    with pytest.raises(TypeError, match="label"):
+        metric.add(prediction=[[0, 1]], reference=[[0, 1]], label=1)
+    assert metric.writer is None
+
+
+@pytest.mark.parametrize("force_prefix", [False, True])
+def test_combine_gives_what_each_metric_gives(force_prefix, scored, make):
+    def combine():
+        return evaluate.combine({"nine": make(num_classes=9), "ten": make(num_classes=10)}, force_prefix=force_prefix)
+
+    whole, by_batch, by_frame = combine().compute(**scored), combine(), combine()
+    by_batch.add_batch(**scored)
+    for prediction, reference in zip(*scored.values()):
+        by_frame.add(prediction=prediction, reference=reference)
+    by_batch, by_frame = by_batch.compute(), by_frame.compute()
+    for num_classes, name in ((9, "nine"), (10, "ten")):
+        one_video = make(num_classes=num_classes).compute(**scored)
+        one_a_frame = make(num_classes=num_classes).compute(**scored, num_frames=[1] * 20)
+        for results, expected in ((whole, one_video), (by_batch, one_video), (by_frame, one_a_frame)):
+            same({key: results[f"{name}_{key}"] for key in expected}, expected)
+
+
+def make_data_set(generator) -> datasets.Dataset:
+    """Images of different sizes."""
+    maps = {name: [generator.integers(0, 9, (size, 6), np.uint8) for size in (4, 7, 5)] for name in ("seen", "true")}
+    images = {name: [Image.fromarray(array) for array in arrays] for name, arrays in maps.items()}
+    return datasets.Dataset.from_dict(images, features=datasets.Features(dict.fromkeys(maps, datasets.Image())))
+
+
+def test_columns_of_a_data_set_are_taken(make, generator):
+    rows = make_data_set(generator)
+    predictions, references = ([np.asarray(image) for image in rows[name]] for name in ("seen", "true"))
+    expected = make(num_classes=9).compute(predictions=predictions, references=references)
+    assert not isinstance(rows["seen"], list)
+    same(make(num_classes=9).compute(predictions=rows["seen"], references=rows["true"]), expected)
+
+
+def test_an_evaluator_uses_it_as_any_metric(make, generator):
+    class LabelMaps(evaluate.Evaluator):
+        METRIC_KWARGS = {"pad_to": 10}
+
+        def prepare_pipeline(self, model_or_pipeline, **_):
+            return model_or_pipeline  # evaluate 0.4.6 asks transformers for classes that 5 does not have
+
+        def predictions_processor(self, predictions, label_mapping):
+            return {"predictions": predictions}
+
+    rows = make_data_set(generator)
+    results = LabelMaps("label-maps").compute(
+        lambda images, **_: [np.asarray(image) // 2 for image in images],
+        rows,
+        metric=make(num_classes=9),
+        input_column="seen",
+        label_column="true",
+    )
+    predictions = [np.asarray(image) // 2 for image in rows["seen"]]
+    expected = make(num_classes=9).compute(predictions=predictions, references=rows["true"], pad_to=10)
+    same({name: results[name] for name in expected}, expected)
+
+
+@pytest.mark.parametrize("config_name", ["semantic", "binary"])
+def test_results_are_plain_and_evaluate_saves_them(config_name, clips, make, tmp_path):
+    references = clips["references"] if config_name == "semantic" else clips["references"] > 0
+    predictions = clips["predictions"] if config_name == "semantic" else clips["predictions"] / 10
+    data = {"predictions": predictions, "references": references, "num_frames": [5] * 4}
+    results = make(config_name).compute(**data, confidence=0.9)
+    saved = json.loads(Path(evaluate.save(tmp_path / "results.json", **results)).read_text())
+    same({name: saved[name] for name in results}, json.loads(json.dumps(results)))
+    pending = [results]
+    while pending:  # neither arrays nor numbers of numpy, which other writers than json would take apart
+        value = pending.pop()
+        pending += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+        assert type(value) in (dict, list, tuple, float, int), value
+
+
 # Kinds of input
 
 
@@ -675,41 +838,3 @@ def test_compute_starts_anew(make, tmp_path):
 
 def test_frames_can_stay_in_memory(clips, make):
     same(make(num_classes=9, keep_in_memory=True).compute(**clips), make(num_classes=9).compute(**clips))
-
-
-class TestAsEvaluateDocuments:
-    """The ways of evaluate's own documentation."""
-
-    frames = [([[0, 1], [2, 2]], [[0, 1], [2, 1]]), ([[0, 0], [1, 1]], [[0, 0], [1, 0]])]
-
-    @pytest.fixture
-    def expected(self, make) -> dict:
-        metric = make(num_classes=3)
-        predictions, references = zip(*self.frames)
-        metric.add_batch(predictions=list(predictions), references=list(references), num_frames=[1, 1])
-        return metric.compute()
-
-    def test_single_frames_under_the_names_of_the_features(self, make, expected):
-        for names in (("prediction", "reference"), ("predictions", "references")):
-            metric = make(num_classes=3)
-            for frame in self.frames:
-                metric.add(**dict(zip(names, frame)))
-            assert metric.compute()["miou"] == expected["miou"]
-
-    def test_together_with_another_metric(self, make, expected):
-        both = evaluate.combine([make(num_classes=3, experiment_id="1"), make(num_classes=3, experiment_id="2")])
-        for prediction, reference in self.frames:
-            both.add(predictions=prediction, references=reference)
-        results = both.compute()
-        assert {name: results[name] for name in results if name.endswith("_0_miou")}.popitem()[1] == expected["miou"]
-
-    @pytest.mark.parametrize("config_name", ["semantic", "binary"])
-    def test_results_are_saved_as_json(self, make, tmp_path, config_name):
-        metric = make(config_name)
-        predictions = [[[0.2, 0.9]], [[0.1, 0.3]]] if config_name == "binary" else [[[0, 5]], [[0, 0]]]
-        results = metric.compute(predictions=predictions, references=[[[0, 1]], [[0, 0]]], confidence=0.9)
-        path = evaluate.save(tmp_path, **results)
-        saved = json.loads(path.read_text())
-        # NaN is none of JSON's numbers, but Python reads and writes it.
-        assert json.dumps({name: saved[name] for name in results}) == json.dumps(results)
-        assert len(saved["per_class"]["iou_star"]) == (2 if config_name == "binary" else 71)

@@ -25,6 +25,7 @@ A model takes part as soon as it is registered. Its `tests/models/<model_type>/c
 
 import copy
 import importlib
+import inspect
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -350,7 +351,34 @@ def test_weights_that_a_checkpoint_lacks_begin_as_those_of_a_new_model(case):
         assert torch.equal(new, old), name
 
 
+def test_a_model_can_be_made_without_memory(case):
+    """As the training script checks names, and as `from_pretrained` begins."""
+    with torch.device("meta"):
+        model = type(case.model)(case.config)
+    expected = case.model.state_dict()
+    assert {name: value.shape for name, value in model.state_dict().items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
 # Modules -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_tensor_is_a_parameter_or_a_buffer(case):
+    """Others stay behind when a model moves to another device."""
+    run(case.model, case.make_inputs())
+    for name, module in case.model.named_modules():
+        assert [key for key, value in vars(module).items() if isinstance(value, torch.Tensor)] == [], name
+
+
+def test_forward_takes_what_the_house_passes_by_name(case):
+    parameters = inspect.signature(case.model.forward).parameters
+    assert next(iter(parameters)) == "pixel_values"
+    expected = {"input_features", "audio_embeddings", "prompt_masks", "num_items_in_batch"}
+    if case.config.clip_length is not None:
+        expected.add("num_frames")
+    assert expected | case.make_targets(case.make_inputs()).keys() <= parameters.keys()
 
 
 def test_input_embeddings_are_those_of_the_frames(case):
@@ -548,24 +576,34 @@ def test_each_parameter_learns(case):
     assert all(value.isfinite().all() for value in gradients.values())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_loss_is_computed_in_full_precision(case, dtype):
+HALF_PRECISIONS = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@HALF_PRECISIONS
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_loss_is_computed_in_full_precision(case, dtype, autocast):
     inputs = case.make_inputs()
     targets = case.make_targets(inputs)
     expected = get_gradients(copy.deepcopy(case.model), inputs, targets)["loss"]
-    if dtype == torch.float32:  # under autocast
-        with torch.autocast("cpu", torch.bfloat16):
-            gradients = get_gradients(case.model, inputs, targets)
+    if autocast:
+        with torch.autocast("cpu", dtype):
+            results = get_gradients(case.model, inputs, targets)
     else:
-        gradients = get_gradients(case.model.to(dtype), move(inputs, dtype), targets)
-    assert gradients["loss"].dtype == torch.float32
-    assert_close(gradients["loss"], expected, rtol=0.1, atol=0)
-    assert all(value.isfinite().all() for value in gradients.values())
+        results = get_gradients(case.model.to(dtype), move(inputs, dtype), targets)
+    assert results["loss"].dtype == torch.float32
+    assert_close(results["loss"], expected, rtol=0.1, atol=0)
+    assert all(value.isfinite().all() for value in results.values())
 
 
-def test_half_precision_is_near_full_precision(case):
+@HALF_PRECISIONS
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_is_near_full_precision(case, dtype, autocast):
     inputs = case.make_inputs()
     expected = get_scores(case, run(case.model, inputs))
-    scores = get_scores(case, run(case.model.to(torch.bfloat16), move(inputs, torch.bfloat16)))
+    if autocast:
+        with torch.autocast("cpu", dtype):
+            scores = get_scores(case, run(case.model, inputs))
+    else:
+        scores = get_scores(case, run(case.model.to(dtype), move(inputs, dtype)))
     assert scores.dtype == torch.float32
     assert (scores - expected).abs().mean() < 0.1 * expected.abs().max()

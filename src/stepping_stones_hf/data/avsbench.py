@@ -346,8 +346,8 @@ def load_avsbench(
     return datasets.load_dataset(
         "avsbench",
         config,
-        # `datasets` takes paths for patterns.
-        data_files=glob.escape(os.path.abspath(metadata_path)),
+        # `datasets` takes paths for patterns, and its search for these does not follow links.
+        data_files=glob.escape(str(Path(metadata_path).parent.resolve() / Path(metadata_path).name)),
         split=split,
         streaming=streaming,
         on_error=on_error,

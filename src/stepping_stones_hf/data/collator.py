@@ -38,8 +38,8 @@ class MapReader:
         self, dataset: "datasets.Dataset | datasets.IterableDataset"
     ) -> "torch.utils.data.Dataset | datasets.IterableDataset":
         """
-        The dataset with the columns that this collator reads, images and sounds as bytes or paths, so that what is not
-        used is not decoded. Of an S4 training clip one frame of five is used.
+        The clips with images and sounds as bytes or paths, so that what is not used is not decoded: of an S4 training
+        clip one frame of five is used. A function that was set by `with_transform` is given decoded clips.
 
         Raises:
             `ValueError`: `dataset` is a dictionary of splits or a stream that does not know its columns, or some of
@@ -53,24 +53,27 @@ class MapReader:
                 " as in clips.map(function, features=clips.features)."
             )
         columns = ["video_id", "subset", "num_frames", "frames", "audio", "mask_frame_indices", "masks"]
-        optional = ("color_masks", "semantic_masks", "stage1_masks")
         missing = [name for name in columns if name not in dataset.column_names]
         if missing:
             raise ValueError(
                 f"The clips have no {', '.join(missing)}, but the columns {', '.join(dataset.column_names)}."
             )
+        if isinstance(dataset, datasets.IterableDataset):
+            # With all columns: of streams that were concatenated `datasets` cannot select one that some of them lack.
+            return dataset.with_format(None).decode(False)
+        optional = ("color_masks", "semantic_masks", "stage1_masks")
         columns += [name for name in optional if name in dataset.column_names]
-        dataset = dataset.select_columns(columns)
-        return dataset.decode(False) if isinstance(dataset, datasets.IterableDataset) else EncodedRows(dataset)
+        return EncodedRows(dataset, columns)
 
     def _read_maps(self, clip: dict) -> list[np.ndarray | Image.Image]:
         """Segmentation maps of the annotated frames."""
         if self.image_processor.localization:
             # An RGB image is taken for the published colours.
-            if "color_masks" in clip:
+            if clip.get("color_masks"):
                 return [as_rgb(mask) for mask in clip["color_masks"]]
             return [np.asarray(as_image(mask)) for mask in clip["masks"]]
-        return [np.asarray(as_image(mask)) for mask in clip.get("semantic_masks", clip["masks"])]
+        # Clips of a configuration without such a column have None in it, together with those of another one.
+        return [np.asarray(as_image(mask)) for mask in clip.get("semantic_masks") or clip["masks"]]
 
 
 class AVSCollator(MapReader):
@@ -234,29 +237,38 @@ class AVSCollator(MapReader):
 
 
 class EncodedRows(torch.utils.data.Dataset):
-    """The rows of a dataset as they are stored; `Dataset.cast` would write a second copy of it to the disk."""
+    """
+    Columns of a dataset as they are stored; `Dataset.cast` would write a second copy of it to the disk. A dataset
+    with a transform gives what that makes of its decoded rows.
+    """
 
-    def __init__(self, dataset: "datasets.Dataset"):
-        self.tables = dataset.with_format("arrow")
+    def __init__(self, dataset: "datasets.Dataset", columns: list[str]):
+        self.tables = dataset.select_columns(columns).with_format("arrow")
+        self.transformed = dataset if dataset.format["type"] == "custom" else None
 
     def __len__(self) -> int:
         return len(self.tables)
 
     def __getitem__(self, index: int) -> dict:
-        return self.tables[index].to_pylist()[0]
+        return self.tables[index].to_pylist()[0] if self.transformed is None else self.transformed[index]
 
 
-def as_image(image: Image.Image | dict) -> Image.Image:
+def encode_array(image: dict | np.ndarray) -> dict:
+    """Arrays that a function makes of the images of a stream, as `datasets` encodes those of a table."""
+    return datasets.Image().encode_example(image) if isinstance(image, np.ndarray) else image
+
+
+def as_image(image: Image.Image | dict | np.ndarray) -> Image.Image:
     """An image of a row, decoded or not."""
     if isinstance(image, Image.Image):
         return image
-    source = get_source(image)
+    source = get_source(encode_array(image))
     return load_image(open_image(source), source)
 
 
-def as_rgb(image: Image.Image | dict) -> Image.Image:
-    """A frame or a mask in colours, decoded or not; what [`load_avsbench`] refuses is refused here as well."""
-    return to_rgb(image) if isinstance(image, Image.Image) else read_image(get_source(image))
+def as_rgb(image: Image.Image | dict | np.ndarray) -> Image.Image:
+    """A frame or a mask in colors, decoded or not; what [`load_avsbench`] refuses is refused here as well."""
+    return to_rgb(image) if isinstance(image, Image.Image) else read_image(get_source(encode_array(image)))
 
 
 def take(values: torch.Tensor | list[torch.Tensor], rows: list[int]) -> torch.Tensor | list[torch.Tensor]:

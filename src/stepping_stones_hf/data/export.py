@@ -35,6 +35,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from ..files import write_whole
+from ..tables import format_table
 from .avsbench import HOMEPAGE, load_avsbench
 from .layout import CONFIG_SUBSETS, OBJECT_METADATA, Config, find_metadata, find_root, is_semantic, read_metadata
 from .media import read_binary_mask
@@ -46,49 +47,7 @@ MIN_CLIPS_PER_SHARD = 4
 # Readers hold a whole row group of each open shard in memory, and a clip of AVSS has megabytes.
 CLIPS_PER_ROW_GROUP = 4
 
-CARD = """# AVSBench as Parquet
-
-Clips with sound, one frame a second, and masks of what sounds, exported from a copy of {layout} by
-`stepping-stones export-data`.
-
-> [!WARNING]
-> [AVSBench]({homepage}) is handed out by its authors on request, and their terms hold for these files,
-> which have all frames, masks and sounds in them. Do not publish them; keep a repository that has them private.
-
-## Use
-
-```python
-from datasets import load_dataset
-
-# Or the name of the repository that this is.
-clips = load_dataset("path/of/this/folder", "{example}", streaming=True)
-```
-
-{configs}
-
-Frame t belongs to second t of the sound. `masks` has an image for each of `mask_frame_indices`: class indices in
-`avss` (0 is background), 0 and 1 in `s4` and `ms3`. A training clip of S4 is annotated in its first frame only. Where
-the copy has classes, `semantic_masks` are their indices in `s4` and `ms3`, and `color_masks` the published colours.
-`audio` is the sound's file as bytes: `soundfile.read(io.BytesIO(clip["audio"]["bytes"]))`.
-
-## Statistics
-
-Sounding pixels: the share of a frame that sounds, averaged over the annotated frames. Silent frames: annotated frames
-in which nothing sounds.
-
-{statistics}
-
-## Clips per class
-
-By the categories that the metadata gives a clip, which may be several.
-
-{classes}
-
-## Sources
-
-- Jinxing Zhou et al., *Audio-Visual Segmentation*, ECCV 2022, https://arxiv.org/abs/2207.05042
-- Jinxing Zhou et al., *Audio-Visual Segmentation with Semantics*, IJCV 2024, https://arxiv.org/abs/2301.13190
-"""
+CARD = Path(__file__).with_name("dataset_card.md")
 CONFIG_TITLES = {
     "s4": "single sound sources",
     "ms3": "multiple sound sources",
@@ -311,33 +270,30 @@ def make_card(infos: DatasetInfosDict, statistics: dict[str, dict[str, SplitStat
         }
     ).to_dataset_card_data(data)
     semantic = any("color_masks" in info.features for info in infos.values())
-    body = CARD.format(
+    return DatasetCard.from_template(
+        data,
+        template_path=str(CARD),
         layout="AVSBench-semantic" if semantic else "AVSBench-object",
         homepage=HOMEPAGE,
-        example=next(iter(infos)),
-        configs="\n".join(f"- `{config}`: {CONFIG_TITLES[config]}" for config in infos),
+        configs=list(infos),
+        titles=CONFIG_TITLES,
         statistics=format_statistics(statistics),
-        classes="\n\n".join(
+        classes=[
             format_classes(config, infos[config].features["categories"].feature, statistics[config])
             for config in infos
-        ),
+        ],
     )
-    return DatasetCard(f"---\n{data}\n---\n\n{body}")
 
 
 def format_statistics(statistics: dict[str, dict[str, SplitStatistics]]) -> str:
-    lines = [
-        "| configuration | split | clips | frames | annotated frames | silent frames | sounding pixels | sound |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+    header = ["configuration", "split", "clips", "frames", "annotated frames", "silent frames", "sounding pixels"]
+    rows = [
+        [f"`{config}`", split, counts.clips, counts.frames, counts.annotated_frames, counts.silent_frames]
+        + [f"{counts.sounding_share / counts.annotated_frames:.1%}", f"{counts.seconds:.0f} s"]
+        for config, splits in statistics.items()
+        for split, counts in splits.items()
     ]
-    for config, splits in statistics.items():
-        for split, counts in splits.items():
-            lines.append(
-                f"| `{config}` | {split} | {counts.clips} | {counts.frames} | {counts.annotated_frames}"
-                f" | {counts.silent_frames} | {counts.sounding_share / counts.annotated_frames:.1%}"
-                f" | {counts.seconds:.0f} s |"
-            )
-    return "\n".join(lines)
+    return format_table([*header, "sound"], rows)
 
 
 def format_classes(
@@ -345,12 +301,11 @@ def format_classes(
 ) -> str:
     if not isinstance(category, datasets.ClassLabel):
         return f"`{config}`: the copy has no categories."
-    lines = [f"| `{config}` | {' | '.join(splits)} |", f"|---|{'--:|' * len(splits)}"]
-    for index, name in enumerate(category.names):
-        numbers = [counts.clips_per_class[index] for counts in splits.values()]
-        if any(numbers):
-            lines.append(f"| {name} | {' | '.join(map(str, numbers))} |")
-    return "\n".join(lines)
+    rows = [
+        [name, *(counts.clips_per_class[index] for counts in splits.values())]
+        for index, name in enumerate(category.names)
+    ]
+    return format_table([f"`{config}`", *splits], [row for row in rows if any(row[1:])])
 
 
 __all__ = ["export_avsbench"]

@@ -42,6 +42,8 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, auto_docstring
 from transformers.utils.type_validators import image_size_validator
 
+from ..media import check_frames
+
 
 class AudioVisualImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
@@ -211,7 +213,8 @@ class AudioVisualImageProcessorMixin:
             - **prompt_masks** -- with `prompt_masks`: `(frames, label height, label width)` from 0 to 1, float32.
 
         Raises:
-            ValueError: if maps or masks are not as many as the frames, a map has another size than its frame, a map
+            ValueError: if a frame has 16 bits a pixel, is to be turned for display or is scaled to [0, 1]
+                already; maps or masks are not as many as the frames, a map has another size than its frame, a map
                 does not hold class indices, or a mask does not hold values from 0 to 1.
         """
         return super().preprocess(images, segmentation_maps, prompt_masks, **kwargs)
@@ -234,6 +237,7 @@ class AudioVisualImageProcessorMixin:
                 "Crop or pad all of them before the call."
             )
         label_size = (label_size.height, label_size.width)
+        check_frames(make_flat_list_of_images(images), kwargs["do_rescale"])
         images = self._prepare_image_like_inputs(images, device=device, **kwargs)
         pixel_values = self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
         data = {"pixel_values": pixel_values}

@@ -97,7 +97,7 @@ def check_frame_size(pixel_values: torch.FloatTensor, stride: int) -> None:
 class AudioVisualModelMixin:
     """
     Beside a [`PreTrainedModel`], the base of each model without a head: what enters it. It has an `audio_encoder`, or
-    `None` where `config.audio_config` is `None`; `config.freeze_audio_encoder` keeps it as it is.
+    `None` where `config.audio_config` is `None`.
     """
 
     def get_input_embeddings(self) -> nn.Module:
@@ -192,7 +192,10 @@ class AudioVisualSegmentationMixin:
         return loaded
 
     def freeze_audio_encoder(self) -> None:
-        """Makes the audio encoder stay as it is during training, as in the published recipes."""
+        """
+        Makes the audio encoder stay as it is during training. Called by whoever trains, where
+        `config.freeze_audio_encoder` says that the recipe has it so; neither loading nor `train()` does it.
+        """
         if self.base_model.audio_encoder is not None:
             self.base_model.audio_encoder.requires_grad_(False)
 

@@ -87,7 +87,7 @@ class SingleFrames(Dataset):
     def __getitem__(self, item: int) -> dict:
         index, position = self.frames[item]
         clip = self.clips[index]
-        masks = {name: [clip[name][position]] for name in MASK_COLUMNS if name in clip}
+        masks = {name: [clip[name][position]] for name in MASK_COLUMNS if clip.get(name)}
         return {**clip, **masks, "mask_frame_indices": [clip["mask_frame_indices"][position]]}
 
 

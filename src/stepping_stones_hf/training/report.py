@@ -21,7 +21,7 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -29,12 +29,13 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
 from ..files import begin_folder, complete_folder
 from ..models.auto import AutoModelForAudioVisualSegmentation
+from ..tables import format_table
 from ..visualization import BINARY_PALETTE, describe, draw_grid, overlay
 from .clips import WithMasks
 from .evaluation import FrameScores, segment
@@ -62,35 +63,7 @@ HEADER = {
     "miou_seen": "mIoU of seen classes",
 }
 
-CARD = """# {name}
-
-Audio-visual segmentation with AAVS, trained as in *Stepping Stones* (Ma et al., ECCV 2024). {what}
-
-{pipeline}```python
-from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
-
-{localizer}model = AAVSForAudioVisualSegmentation.from_pretrained("{name}")
-processor = AAVSProcessor.from_pretrained("{name}")
-```
-
-## Results
-
-Test split. mIoU and F by the protocol of AVSBench, with a star by that of CAVP.
-
-{table}
-"""
-PIPELINE = """```python
-from transformers import pipeline
-import stepping_stones_hf
-
-segment = pipeline("audio-visual-segmentation", model="{name}")
-for second in segment("video.mp4"):
-    print(second["second"], [found["label"] for found in second["classes"]])
-```
-
-"""
-LOCALIZER = """localizer = AAVSForAudioVisualSegmentation.from_pretrained("{name}", subfolder="localizer")
-"""
+CARD = Path(__file__).with_name("model_card.md")
 KINDS = {
     "two stages": "`localizer/` finds which pixels sound; the model at the root, prompted with its masks, names them.",
     "stage 1": "This is stage 1, which finds the pixels that sound.",
@@ -161,20 +134,6 @@ def summarize_evaluation(scores: dict[str, dict[str, FrameScores]], first_stage:
                 rows = {name: row | {"own_sound": own_figures[name]} for name, row in summarize(other).items()}
                 results["other_sounds"].setdefault(method, {})[sound] = rows
     return results
-
-
-def format_table(header: list[str], rows: list[list], percent: bool = False) -> str:
-    """A table in Markdown. Floats have three decimals, or with `percent` are made percentages of two."""
-
-    def format_cell(value) -> str:
-        if value is None:
-            return "–"
-        if not isinstance(value, float):
-            return str(value)
-        return f"{100 * value:.2f}" if percent else f"{value:.3f}"
-
-    lines = [f"| {' | '.join(map(format_cell, row))} |" for row in [header, *rows]]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def format_rows(title: str, figures: tuple[str, ...], rows: dict[str, dict]) -> str:
@@ -269,7 +228,7 @@ def make_class_table(methods: dict[str, FrameScores]) -> str:
     return file.getvalue()
 
 
-def make_model_card(results: dict[str, dict], kind: str, name: str) -> ModelCard:
+def make_model_card(results: dict[str, dict], kind: str, name: str, model_types: Sequence[str]) -> ModelCard:
     """
     The model card of a repository with its measured figures.
 
@@ -280,6 +239,8 @@ def make_model_card(results: dict[str, dict], kind: str, name: str) -> ModelCard
             What the repository holds: one of `KINDS`.
         name (`str`):
             What `from_pretrained` loads it by.
+        model_types (`Sequence[str]`):
+            The `model_type` of the models that it holds.
 
     Returns:
         `ModelCard`.
@@ -287,13 +248,18 @@ def make_model_card(results: dict[str, dict], kind: str, name: str) -> ModelCard
     data = ModelCardData(
         library_name="stepping_stones_hf",
         license="apache-2.0",
-        tags=["audio-visual-segmentation", "aavs", "stepping-stones"],
+        tags=["audio-visual-segmentation", *model_types, "stepping-stones"],
         datasets=["AVSBench"],
     )
-    localizer = LOCALIZER.format(name=name) if kind == "two stages" else ""
-    pipeline = PIPELINE.format(name=name) if kind != "stage 2" else ""  # which has no first stage with it
-    text = CARD.format(name=name, what=KINDS[kind], pipeline=pipeline, localizer=localizer, table=make_table(results))
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    return ModelCard.from_template(
+        data,
+        template_path=str(CARD),
+        name=name,
+        kind=kind,
+        models=" and ".join(f"`{model_type}`" for model_type in model_types),
+        description=KINDS[kind],
+        table=make_table(results),
+    )
 
 
 def write_repository(
@@ -322,7 +288,8 @@ def write_repository(
         shutil.copytree(stages[1], partial / "localizer")
     else:
         kind = f"stage {next(iter(stages))}"
-    make_model_card(results, kind, name or str(folder)).save(partial / "README.md")
+    model_types = list(dict.fromkeys(AutoConfig.from_pretrained(stages[stage]).model_type for stage in sorted(stages)))
+    make_model_card(results, kind, name or str(folder), model_types).save(partial / "README.md")
     complete_folder(folder)
 
 
@@ -369,7 +336,6 @@ def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store:
 __all__ = [
     "KINDS",
     "draw_examples",
-    "format_table",
     "make_class_table",
     "make_evaluation_tables",
     "make_model_card",

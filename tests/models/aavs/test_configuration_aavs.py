@@ -79,3 +79,14 @@ def test_round_trip(tmp_path, audio_config):
     assert loaded.num_labels == 3
     assert type(loaded.audio_config) is type(audio_config)
     assert loaded.backbone_config.depths == [2, 2, 18, 2]
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_a_field_of_before_is_known_and_not_kept(value):
+    config = AAVSConfig(enforce_input_projection=value, feature_size=64, hidden_dim=32)
+    assert config.to_dict() == AAVSConfig(feature_size=64, hidden_dim=32).to_dict()
+    if value:
+        with pytest.raises(ValueError, match="enforce_input_projection=True .*not supported any more"):
+            AAVSConfig(enforce_input_projection=True)
+    else:
+        assert not hasattr(AAVSConfig(enforce_input_projection=False), "enforce_input_projection")

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForUniversalSegmentatio
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation, AAVSModel
 
-from .conftest import make_inputs, make_labels
+from .conftest import make_inputs, make_labels, make_tiny_model
 
 
 def run(model, inputs, **kwargs):
@@ -237,3 +237,26 @@ def test_models_without_output_projections_have_none_and_load_checkpoints_that_h
         re.search(r"self_attn\.(out|output)_proj\.(weight|bias)$", name) for name in projections
     )
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["localizer", "mask-prompted"])
+def test_state_dicts_of_before_are_loaded(kind):
+    """Such as an interrupted run has: adapters were part of the layers that they stand beside now, which all were."""
+    model, other = make_tiny_model(kind), AAVSForAudioVisualSegmentation(make_tiny_model(kind).config)
+    before = {}
+    for name, value in model.state_dict().items():
+        for pattern, replacement in (
+            (r"\.attention\.adapter\.", ".attention.o_proj.adapter."),
+            (r"\.mlp\.adapter\.", ".mlp.fc2.adapter."),
+            (r"(\.pixel_decoder\..*self_attn)\.adapter\.", r"\1.output_proj.adapter."),
+            (r"(\.decoder\.layers\..*self_attn)\.adapter\.", r"\1.out_proj.adapter."),
+        ):
+            name = re.sub(pattern, replacement, name)
+        before[name] = value
+        if layer := re.fullmatch(r"(.*self_attn\.out(put)?_proj)\.adapter\.up_proj\.bias", name):
+            before.setdefault(f"{layer[1]}.weight", torch.zeros(len(value), len(value)))
+            before.setdefault(f"{layer[1]}.bias", torch.zeros(len(value)))
+    assert before.keys() > {name for name in model.state_dict() if ".adapter." not in name}
+    other.load_state_dict(before)
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from transformers import ResNetModel
 
 from stepping_stones_hf import TPAVIModel
-from stepping_stones_hf.models.tpavi.modeling_tpavi import TPAVIBlock
+from stepping_stones_hf.models.tpavi.modeling_tpavi import TPAVIBlock, attend
 
 from .conftest import make_config, make_inputs, make_model
 
@@ -57,6 +57,12 @@ def test_the_closed_form_of_the_attention_is_the_literal_one(source, training):
     expected = torch.stack(expected).mean(0).view(-1, height, width, 16).permute(0, 3, 1, 2)
     assert (expected - feature_map).abs().max() > 0.1
     assert_close(output, expected, atol=1e-10, rtol=1e-8)
+
+
+def test_sums_over_the_pixels_of_a_clip_stay_finite_in_float16():
+    query, key, value = torch.full((3, 1, 5 * 56 * 56, 8), 3.0)
+    expected = attend(query, key, value)
+    assert_close(attend(query.half(), key.half(), value.half()).float(), expected, atol=0, rtol=1e-2)
 
 
 def test_clips_of_any_length_are_groups_of_five_that_do_not_see_one_another(tiny_model):

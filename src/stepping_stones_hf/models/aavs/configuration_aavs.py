@@ -199,8 +199,12 @@ class AAVSConfig(PreTrainedConfig):
         return self.decoder_layers - 1
 
     def __post_init__(self, **kwargs):
-        # Configs of before say whether feature maps of the decoder's width are projected, which none ever was.
-        kwargs.pop("enforce_input_projection", None)
+        # Configs of before say whether feature maps of the decoder's width are projected.
+        if kwargs.pop("enforce_input_projection", False) and self.feature_size == self.hidden_dim:
+            raise ValueError(
+                "enforce_input_projection=True with feature_size == hidden_dim is not supported any more: the decoder "
+                "projects feature maps of another width than its own, and no others. Leave it out."
+            )
         if self.mask_prompt_fusion is None:
             self.mask_prompt_fusion = self.use_mask_prompt
         if self.mask_prompt_keys is None:

@@ -183,6 +183,16 @@ class AAVSAdapterMixin:
                 yield "adapter", adapter
             yield name, module
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        # As of before, e.g. of a run that goes on: the adapter was part of the layer, and the layer always there.
+        for name in [name for name in state_dict if name.startswith(f"{prefix}{self.adapted}.")]:
+            part = name.removeprefix(f"{prefix}{self.adapted}.")
+            if part.startswith("adapter."):
+                state_dict[f"{prefix}{part}"] = state_dict.pop(name)
+            elif isinstance(getattr(self, self.adapted), nn.Identity):
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
 
 class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
     adapted = "o_proj"
@@ -255,6 +265,8 @@ class AAVSPixelDecoder(Mask2FormerPixelDecoder):
     def __init__(self, config: AAVSConfig, feature_channels: list[int]):
         super().__init__(config, feature_channels)
         self.encoder.layers = nn.ModuleList([AAVSPixelDecoderLayer(config) for _ in range(config.encoder_layers)])
+        # transformers' own is on the CPU even under `torch.device("meta")`.
+        self.level_embed = nn.Parameter(torch.empty(self.level_embed.shape))
 
 
 class AAVSAudioProjector(nn.Module):
@@ -899,6 +911,8 @@ register_checkpoint_conversion_mapping(
             r"decoder\.layers\.(\d+)\.self_attn\.out_proj\.adapter\.", r"decoder.layers.\1.self_attn.adapter."
         ),
     ],
+    # Repositories that carry this code each do the same.
+    overwrite=True,
 )
 
 __all__ = ["AAVSForAudioVisualSegmentation", "AAVSModel", "AAVSPreTrainedModel"]

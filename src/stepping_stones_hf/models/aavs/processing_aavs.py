@@ -20,6 +20,8 @@ from .image_processing_pil_aavs import AAVSImageProcessorKwargs
 
 
 class AAVSProcessorKwargs(AudioVisualProcessorKwargs, total=False):
+    _defaults = {}  # transformers before 5.23 looks for it, and these classes inherit no attributes
+
     images_kwargs: AAVSImageProcessorKwargs
 
 

@@ -39,7 +39,8 @@ class TPAVIConfig(PreTrainedConfig):
         Configuration of the audio encoder; the released models were trained on VGGish with `final_relu=True`. With
         `None` the model has no audio encoder and takes `audio_embeddings` in place of `input_features`.
     freeze_audio_encoder (`bool`, *optional*, defaults to `True`):
-        Whether the audio encoder stays as it is during training, as in the released training. `False` trains it along.
+        Whether the audio encoder is to stay as it is during training, as in the released training: whoever trains
+        calls `model.freeze_audio_encoder()` then, as the scripts do. `False` trains it along.
     audio_embedding_dim (`int`, *optional*, defaults to 128):
         Size of one audio embedding, one per frame.
     hidden_dim (`int`, *optional*, defaults to 256):

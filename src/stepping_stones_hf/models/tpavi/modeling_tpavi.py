@@ -159,7 +159,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
     Returns:
         `torch.Tensor` of shape `(clips, queries, channels)`.
     """
-    return query @ (key.mT @ value) / key.shape[1]
+    # Divided first: a sum over the pixels of a clip is more than float16 can hold.
+    return query @ ((key / key.shape[1]).mT @ value)
 
 
 class TPAVIBlock(nn.Module):

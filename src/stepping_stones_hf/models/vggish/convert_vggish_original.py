@@ -51,8 +51,15 @@ def convert_vggish_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, 
     Renames the weights of torchvggish to those of [`VGGishModel`]. The PCA post-processor (`pproc.*`), where there is
     one, is left out on purpose.
 
+    Args:
+        state_dict (`dict[str, torch.Tensor]`):
+            The weights as torchvggish names them.
+
+    Returns:
+        `dict[str, torch.Tensor]`: those of [`VGGishModel`].
+
     Raises:
-        ValueError: naming the keys that are not torchvggish's and those that are missing, if there are any.
+        `ValueError`: naming the keys that are not torchvggish's and those that are missing, if there are any.
     """
     keys = {key for key in state_dict if not key.startswith(POSTPROCESSOR_PREFIX)}
     unexpected = sorted(keys - ORIGINAL_KEYS.keys())

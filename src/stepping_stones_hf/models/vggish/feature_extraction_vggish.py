@@ -22,6 +22,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from scipy.signal import firwin, resample_poly
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.utils import TensorType
@@ -39,6 +40,9 @@ KAISER_BEST = {
     "resampling_method": "sinc_interp_kaiser",
     "beta": 12.9846,
 }
+
+# Rates that share a smaller factor with the extractor's are resampled another way.
+MIN_COMMON_FACTOR = 25
 
 
 class VGGishFeatureExtractor(SequenceFeatureExtractor):
@@ -72,6 +76,8 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         patch_hop_seconds (`float`, *optional*, defaults to 0.96):
             Time in seconds from the start of one patch to the start of the next. With 0.96, as in the original,
             patches follow one another without a gap; with 1.0 one patch begins at each second of a video.
+        return_attention_mask (`bool`, *optional*, defaults to `False`):
+            Unused: patches are never padded.
     """
 
     model_input_names = ["input_features"]
@@ -142,8 +148,7 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
                 channels are averaged. An array is always one waveform, and so is a list of numbers. Floating point
                 samples, between -1 and 1, are taken as they are; integers are divided by the range of their type.
             sampling_rate (`int`):
-                The rate of the waveforms in hertz. One that shares few factors with 16000, such as 44101, takes
-                minutes and gigabytes to resample.
+                The rate of the waveforms in hertz.
             num_patches (`int` or `list[int]`, *optional*):
                 How many patches to return for each waveform, as one number or as one per waveform: the first so many,
                 and where there are fewer the last one is repeated (as the original does for the S4 subset of
@@ -199,6 +204,9 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
     def _resample(self, samples: torch.Tensor, sampling_rate: int) -> torch.Tensor:
         if sampling_rate == self.sampling_rate:
             return samples
+        divisor = math.gcd(int(sampling_rate), self.sampling_rate)
+        if divisor < MIN_COMMON_FACTOR:
+            return resample_any_rate(samples, int(sampling_rate) // divisor, self.sampling_rate // divisor)
         # Imported only where it is needed, since a torchaudio that does not fit the installed torch fails to import.
         from torchaudio.functional import resample
 
@@ -224,6 +232,20 @@ class VGGishFeatureExtractor(SequenceFeatureExtractor):
         spectrum = torch.fft.rfft(frames * torch.from_numpy(self.window), self.fft_length)
         mel = spectrum.abs() @ torch.from_numpy(self.mel_filters)
         return torch.log(mel + self.log_offset).float()
+
+
+def resample_any_rate(samples: torch.Tensor, before: int, after: int) -> torch.Tensor:
+    """
+    From a rate to another one, divided by their common factor, by the same filter. Where the factor is small
+    torchaudio would need gigabytes, `before` times `after` numbers.
+    """
+    longest = max(before, after)
+    taps = firwin(
+        2 * KAISER_BEST["lowpass_filter_width"] * longest + 1,
+        KAISER_BEST["rolloff"] / longest,
+        window=("kaiser", KAISER_BEST["beta"]),
+    )
+    return torch.from_numpy(resample_poly(samples.double().numpy(), after, before, window=taps))
 
 
 def expand_num_patches(num_patches: int | Sequence[int] | None, num_waveforms: int) -> Sequence[int | None]:
