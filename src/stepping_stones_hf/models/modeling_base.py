@@ -79,6 +79,16 @@ class CheckpointingMixin:
                 module._gradient_checkpointing_func = partial(checkpoint_layer, module, gradient_checkpointing_func)
 
 
+class AudioVisualPreTrainedMixin(CheckpointingMixin):
+    """Beside a [`PreTrainedModel`], the base of each `...PreTrainedModel`."""
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
+        # which are the ones that `_init_weights` is written for (here and in Mask2Former).
+        return False
+
+
 def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
     return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
@@ -256,6 +266,7 @@ class AudioVisualSegmentationMixin:
 
 __all__ = [
     "AudioVisualModelMixin",
+    "AudioVisualPreTrainedMixin",
     "AudioVisualSegmentationMixin",
     "CheckpointingMixin",
     "check_frame_size",
