@@ -246,7 +246,7 @@ class AudioVisualSegmentationMixin:
 
     def start_training_phase(self, phase: int) -> list[str]:
         """
-        Prepares the model for a phase of a stage that trains in two phases, with a `switch_epoch` between them.
+        Prepares the model for a phase of a stage that trains in two phases.
 
         Args:
             phase (`int`):
@@ -260,7 +260,8 @@ class AudioVisualSegmentationMixin:
             `ValueError`: the model trains in a single phase.
         """
         raise ValueError(
-            f"{type(self).__name__} trains in a single phase: leave out stage_1_switch_epoch and stage_2_switch_epoch."
+            f"{type(self).__name__} trains in a single phase: leave out stage_1_phase_2_epoch and"
+            " stage_2_phase_2_epoch."
         )
 
 
