@@ -75,11 +75,20 @@ MEANING_OF_WEIGHTS = (
 )
 
 
+def restore_pvt_norms(backbone: PreTrainedModel) -> None:
+    """
+    Gives a PVT-v2 the released programs' layer norms: transformers has one epsilon for all of them, the official code
+    another one (1e-5) in the patch embeddings and in the attention's spatial reduction. Without it the feature maps of
+    released weights are off by about 1e-3.
+    """
+    for name, module in backbone.named_modules():
+        if PVT_EMBEDDING_NORMS.search(name):
+            module.eps = PVT_EMBEDDING_NORM_EPS
+
+
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """
-    Builds a backbone with random weights. A PVT-v2 gets the released programs' layer norms: transformers has one
-    epsilon for all of them, the official code another one (1e-5) in the patch embeddings and in the attention's
-    spatial reduction. Without it the feature maps of released weights are off by about 1e-3.
+    Builds a backbone with random weights, a PVT-v2 with the released programs' layer norms.
 
     Args:
         config (`PvtV2Config`, `ResNetConfig` or another backbone's config):
@@ -88,9 +97,7 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     backbone = AutoBackbone.from_config(config)
     # CODEPATH: PVT-v2 backbones; ResNet has no layer norms
     if config.model_type == "pvt_v2":
-        for name, module in backbone.named_modules():
-            if PVT_EMBEDDING_NORMS.search(name):
-                module.eps = PVT_EMBEDDING_NORM_EPS
+        restore_pvt_norms(backbone)
     return backbone
 
 
@@ -262,4 +269,5 @@ __all__ = [
     "convert_backbone_state_dict",
     "infer_backbone_config",
     "load_backbone_weights",
+    "restore_pvt_norms",
 ]

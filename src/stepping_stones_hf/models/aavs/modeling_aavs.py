@@ -57,6 +57,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..mask_prompts import resize_prompt
 from ..modeling_base import (
     AudioVisualModelMixin,
     AudioVisualSegmentationMixin,
@@ -479,11 +480,6 @@ class AAVSRobustAudioAwareKey(nn.Module):
         token = torch.where(prompt >= self.sounding_threshold, self.sounding_embed.weight, self.uncertain_embed.weight)
         token = torch.where(prompt <= self.silence_threshold, self.silence_embed.weight, token)
         return key_position_embeddings + token
-
-
-def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
-    return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
 
 
 def init_linear_as_torch(linear: nn.Linear):
