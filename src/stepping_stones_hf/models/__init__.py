@@ -16,4 +16,9 @@ from transformers.utils.auto_docstring import HARDCODED_CONFIG_FOR_MODELS
 
 # `auto_docstring` looks names of configurations up in transformers' own list and prints an error at import for every
 # class of a model that is not in it.
-HARDCODED_CONFIG_FOR_MODELS |= {"aavs": "AAVSConfig", "ease": "EASEConfig", "tpavi": "TPAVIConfig", "vggish": "VGGishConfig"}
+HARDCODED_CONFIG_FOR_MODELS |= {
+    "aavs": "AAVSConfig",
+    "ease": "EASEConfig",
+    "tpavi": "TPAVIConfig",
+    "vggish": "VGGishConfig",
+}

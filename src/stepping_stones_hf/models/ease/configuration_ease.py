@@ -303,9 +303,7 @@ class EASEConfig(PreTrainedConfig):
             )
         for name, width in (("num_fusion_heads", "hidden_size"), ("query_generator_heads", "audio_hidden_size")):
             if getattr(self, width) % getattr(self, name):
-                raise ValueError(
-                    f"{width}={getattr(self, width)} must be a multiple of {name}={getattr(self, name)}."
-                )
+                raise ValueError(f"{width}={getattr(self, width)} must be a multiple of {name}={getattr(self, name)}.")
         if not 1 <= self.num_audio_tokens <= self.num_audio_centers:
             raise ValueError(
                 f"num_audio_tokens={self.num_audio_tokens} must be from 1 to num_audio_centers="

@@ -12,13 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-PyTorch EASE: *Less is More: Encoder-only Audio-Visual Segmentation* (https://huggingface.co/papers/2609.29121); and, in
-stage 2, Stepping Stones (https://huggingface.co/papers/2407.11820, section 3.3) on it, which is ours: neither has it.
+PyTorch EASE: *Less is More: Encoder-only Audio-Visual Segmentation* (https://huggingface.co/papers/2609.29121); and,
+in stage 2, Stepping Stones (https://huggingface.co/papers/2407.11820, section 3.3) on it, which is ours: neither has
+it.
 
-EASE is EoMT, a plain vision transformer in whose last blocks object queries stand beside the patches, with queries made
-of sound and with sound fused into the patches. Frames are independent of one another: frame t is segmented with second
-t of the sound, so the batch axis is frames, of any number of clips. Backbones are those of transformers, upscaler and
-mask head those of its EoMT; the loss is AAVS's.
+EASE is EoMT, a plain vision transformer in whose last blocks object queries stand beside the patches, with queries
+made of sound and with sound fused into the patches. Frames are independent of one another: frame t is segmented with
+second t of the sound, so the batch axis is frames, of any number of clips. Backbones are those of transformers,
+upscaler and mask head those of its EoMT; the loss is AAVS's.
 
 Where paper and released program differ we follow the program: the enhanced audio has five tokens; one fusion module
 serves all blocks, and it scores the audio tokens by a softmax over them. In the PVT-v2 variant queries and patches,
