@@ -46,8 +46,8 @@ class EASEImageProcessorMixin(AudioVisualImageProcessorMixin):
 
 @auto_docstring(
     custom_intro="""
-    Constructs EASE's image processor on PIL and NumPy. Resized frames differ by at most one of 256 levels from those of
-    the released program, which resizes tensors.
+    Constructs EASE's image processor on PIL and NumPy. Resized frames differ by at most one of 256 levels from those
+    of the released program, which resizes tensors.
     """
 )
 class EASEImageProcessorPil(EASEImageProcessorMixin, PilBackend):
