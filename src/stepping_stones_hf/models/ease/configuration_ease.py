@@ -28,8 +28,8 @@ from ..vggish import VGGishConfig
 # What the released recipes have for each backbone: joint blocks, queries (of a PVT-v2 those for 224x224), blocks with
 # audio-visual fusion before the first joint block, and the factor of the learning rate from a block to the one before.
 RELEASED = {
-    "dinov3_vit": {"num_blocks": 4, "num_queries": 100, "earlier_fusion": 0, "layer_decay": 0.8},
-    "pvt_v2": {"num_blocks": 6, "num_queries": 29, "earlier_fusion": 1, "layer_decay": 1.0},
+    "dinov3_vit": {"num_joint_blocks": 4, "num_queries": 100, "earlier_fusion": 0, "layer_decay": 0.8},
+    "pvt_v2": {"num_joint_blocks": 6, "num_queries": 29, "earlier_fusion": 1, "layer_decay": 1.0},
 }
 # When the masks of the joint blocks begin to go and when they are gone: those of the PVT-v2's six blocks.
 PVT_ANNEALING_START = [0.1, 0.2, 0.4, 0.5, 0.6, 0.7]
@@ -82,7 +82,7 @@ class EASEConfig(PreTrainedConfig):
     num_queries (`int`, *optional*):
         Number of object queries. With a PVT-v2, queries and patches together must be a square number: 29 for 224x224,
         49 for 384x384. Defaults to 100, with a PVT-v2 to 29.
-    num_blocks (`int`, *optional*):
+    num_joint_blocks (`int`, *optional*):
         Number of joint blocks: the last blocks of the backbone, in which the queries stand beside the patches.
         Defaults to 4, with a PVT-v2 to 6.
     fusion_blocks (`list[int]`, *optional*):
@@ -191,7 +191,7 @@ class EASEConfig(PreTrainedConfig):
     query_generator_ratio: int = 4
     evaluation_noise: bool = False
     num_queries: int | None = None
-    num_blocks: int | None = None
+    num_joint_blocks: int | None = None
     fusion_blocks: list[int] | tuple[int, ...] | None = None
     mask_feature_dropout: float | int = 0.1
     annealing_start: list[float] | tuple[float, ...] | None = None
@@ -238,7 +238,7 @@ class EASEConfig(PreTrainedConfig):
     @property
     def first_joint_block(self) -> int:
         """Index of the block before which the queries enter."""
-        return self.num_hidden_layers - self.num_blocks
+        return self.num_hidden_layers - self.num_joint_blocks
 
     def __post_init__(self, **kwargs):
         fill_prompt_fields(self)
@@ -249,16 +249,16 @@ class EASEConfig(PreTrainedConfig):
                 f"backbone_config has model_type={self.backbone_config.model_type!r}; EASE takes a DINOv3ViTConfig or "
                 "a PvtV2Config."
             )
-        for name in ("num_blocks", "num_queries", "layer_decay"):
+        for name in ("num_joint_blocks", "num_queries", "layer_decay"):
             if getattr(self, name) is None:
                 setattr(self, name, released[name])
         if self.fusion_blocks is None:
             first = max(self.first_joint_block - released["earlier_fusion"], self.first_block)
             self.fusion_blocks = list(range(first, self.num_hidden_layers))
         # CODEPATH: PVT-v2, whose six blocks the released recipes anneal with a pause
-        has_pause = self.is_pvt and self.num_blocks == len(PVT_ANNEALING_START)
-        span = (ANNEALING_END - ANNEALING_START) / max(self.num_blocks, 1)
-        times = [round(ANNEALING_START + span * block, 6) for block in range(self.num_blocks + 1)]
+        has_pause = self.is_pvt and self.num_joint_blocks == len(PVT_ANNEALING_START)
+        span = (ANNEALING_END - ANNEALING_START) / max(self.num_joint_blocks, 1)
+        times = [round(ANNEALING_START + span * block, 6) for block in range(self.num_joint_blocks + 1)]
         if self.annealing_start is None:
             self.annealing_start = PVT_ANNEALING_START if has_pause else times[:-1]
         if self.annealing_end is None:
@@ -285,9 +285,9 @@ class EASEConfig(PreTrainedConfig):
                 f"hidden_sizes={backbone.hidden_sizes}: EASE takes as many of each."
             )
         num_joinable = self.num_hidden_layers - self.first_block
-        if not 1 <= self.num_blocks <= num_joinable:
+        if not 1 <= self.num_joint_blocks <= num_joinable:
             raise ValueError(
-                f"num_blocks={self.num_blocks} must be from 1 to {num_joinable}, the number of the backbone's blocks "
+                f"num_joint_blocks={self.num_joint_blocks} must be from 1 to {num_joinable}, the number of the backbone's blocks "
                 "with the width of the last."
             )
         if not all(self.first_block <= block < self.num_hidden_layers for block in self.fusion_blocks):
@@ -296,10 +296,10 @@ class EASEConfig(PreTrainedConfig):
                 "indices of the backbone's blocks with the width of the last."
             )
         starts, ends = self.annealing_start, self.annealing_end
-        if not len(starts) == len(ends) == self.num_blocks or any(start >= end for start, end in zip(starts, ends)):
+        if not len(starts) == len(ends) == self.num_joint_blocks or any(start >= end for start, end in zip(starts, ends)):
             raise ValueError(
-                f"annealing_start={starts} and annealing_end={ends} must have a time for each of the num_blocks="
-                f"{self.num_blocks} joint blocks, the first before the second."
+                f"annealing_start={starts} and annealing_end={ends} must have a time for each of the num_joint_blocks="
+                f"{self.num_joint_blocks} joint blocks, the first before the second."
             )
         for name, width in (("num_fusion_heads", "hidden_size"), ("query_generator_heads", "audio_hidden_size")):
             if getattr(self, width) % getattr(self, name):

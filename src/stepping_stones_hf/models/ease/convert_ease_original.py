@@ -70,8 +70,9 @@ KEY_RENAMES = [
 ]
 PACKED = ".in_proj_weight"
 
-# The softmax after the enhancer's second gate has one term; frames are normalized by the image processor.
-DEAD_KEYS = re.compile(r"^network\.(audio_enhance\.fusion_s2\.|encoder\.pixel_(mean|std)$)")
+# The softmax after the enhancer's second gate has one term, the one after the fusion's scores does not see their bias;
+# frames are normalized by the image processor.
+DEAD_KEYS = re.compile(r"^network\.(audio_enhance\.fusion_s2\.|fuser\.fc\.bias$|encoder\.pixel_(mean|std)$)")
 
 # Sizes are read off these.
 REQUIRED_KEYS = {
@@ -178,7 +179,7 @@ def infer_ease_config(
     inferred = {
         "num_labels": num_labels,
         "num_queries": len(state_dict["model.query.weight"]),
-        "num_blocks": len(state_dict["model.attn_mask_probs"]),
+        "num_joint_blocks": len(state_dict["model.attn_mask_probs"]),
         "audio_embedding_dim": audio_embedding_dim,
         "audio_hidden_size": audio_hidden_size,
         "num_audio_centers": num_audio_centers,
@@ -198,8 +199,8 @@ def convert_ease_checkpoint(
 ) -> Conversion:
     """
     Converts a released checkpoint and writes config, weights and processor to `output_dir`, unless a key is left over.
-    Left out is what takes part in nothing: the enhancer's second gate, and the mean and the standard deviation of
-    pixels, which are the image processor's.
+    Left out is what has no effect, the enhancer's second gate and the bias of the fusion's scores, and the mean and
+    the standard deviation of pixels, which are the image processor's.
 
     Args:
         checkpoint (`str` or `PathLike`):

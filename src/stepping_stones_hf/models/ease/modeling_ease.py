@@ -24,8 +24,8 @@ upscaler and mask head those of its EoMT; the loss is AAVS's.
 Where paper and released program differ we follow the program: the enhanced audio has five tokens; one fusion module
 serves all blocks, and it scores the audio tokens by a softmax over them. In the PVT-v2 variant queries and patches,
 queries first, are laid out as a square for the depthwise convolutions: so it was trained. Soft assignments to centers
-are random in training; that they are in the released evaluation as well is `config.evaluation_noise`. What takes part
-in nothing is left out: a second gate of the audio enhancer, whose softmax has one term.
+are random in training; that they are in the released evaluation as well is `config.evaluation_noise`. What has no
+effect is left out: a second gate of the audio enhancer, whose softmax has one term, and a bias of the fusion's scores.
 
 How a mask prompts it, each a field of the config:
 
@@ -240,7 +240,7 @@ class EASEFusion(nn.Module):
         self.score_q_proj = nn.Linear(width, width, bias=False)
         self.score_k_proj = nn.Linear(width, width, bias=False)
         self.score_v_proj = nn.Linear(width, width, bias=False)
-        self.score = nn.Linear(width, 1)
+        self.score = nn.Linear(width, 1, bias=False)
         self.gate_q_proj = nn.Linear(width, width, bias=False)
         self.gate_k_proj = nn.Linear(width, width, bias=False)
         self.gate_v_proj = nn.Linear(width, width, bias=False)
@@ -307,7 +307,7 @@ class EASEQueryAttention(nn.Module):
         return self.out_proj(attn_output.flatten(2))
 
 
-class EASEQueryGeneratorLayer(nn.Module):
+class EASEQueryGeneratorLayer(GradientCheckpointingLayer):
     """Self-attention, attention to the sound and a feed-forward network, each with a residual and a norm after it."""
 
     def __init__(self, config: EASEConfig):
@@ -403,6 +403,7 @@ class EASEPromptStates(nn.Module):
         super().__init__()
         self.silence_threshold = config.prompt_silence_threshold
         self.sounding_threshold = config.prompt_sounding_threshold
+        # CODEPATH: "queries" unless an ablation says "all"
         self.num_queries = config.num_queries if config.mask_prompt_key_rows == "queries" else None
         self.tokens = nn.Parameter(torch.empty(NUM_PROMPT_STATES, config.hidden_size))
 
@@ -655,8 +656,9 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
         # Again, because `from_pretrained(..., field=value)` sets fields after the config has checked itself.
         config.validate_architecture()
         super().__init__(config)
+        # CODEPATH: the released models have either
         backbone_class = EASEPvt if config.is_pvt else EASEViT
-        self.backbone = backbone_class(config.backbone_config, config.num_blocks)
+        self.backbone = backbone_class(config.backbone_config, config.num_joint_blocks)
         # CODEPATH: checkpoints converted without VGGish take embeddings
         self.audio_encoder = VGGishModel(config.audio_config) if config.audio_config is not None else None
         self.audio_enhancer = EASEAudioEnhancer(config)
@@ -669,7 +671,7 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
         self.dropout = nn.Dropout2d(config.mask_feature_dropout)
         self.mask_head = EomtDinov3MaskHead(config)
         # For each joint block the probability that a query keeps to its mask, in training.
-        self.attn_mask_probs = nn.Buffer(torch.empty(config.num_blocks))
+        self.attn_mask_probs = nn.Buffer(torch.empty(config.num_joint_blocks))
 
         self.post_init()
 
@@ -777,11 +779,13 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
         # CODEPATH: mask-prompted models, which the released program does not have
         if self.config.use_mask_prompt:
             prompt = resize_prompt(prompt_masks, grid)
+        # CODEPATH: the same, but for an ablation
         if self.config.mask_prompt_fusion:
             mask_prompt = resize_prompt(prompt_masks, (4 * grid[0], 4 * grid[1])).to(hidden_states.dtype)
 
         query_states, mask_logits = (), ()
         for index, block in enumerate(self.backbone.blocks, start=self.config.first_block):
+            # CODEPATH: the released recipes differ in these blocks
             if index in self.config.fusion_blocks:
                 hidden_states = self.fuse(hidden_states, audio, num_patches)
             joint_index = index - self.config.first_joint_block
@@ -797,6 +801,7 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
                     states, logits = self.predict(self.backbone.norm(hidden_states), grid, mask_prompt)
                     query_states, mask_logits = (*query_states, states), (*mask_logits, logits)
                     is_open = self.find_predicted_places(logits, grid, joint_index)
+                # CODEPATH: "origin" in all released models, "prompt" in mask-prompted ones
                 if joint_index == 0 and self.config.attention_mask_init == "prompt":
                     is_open = self.find_prompted_places(prompt)
                 block_kwargs["attention_mask"] = (
