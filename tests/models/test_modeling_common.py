@@ -109,8 +109,8 @@ def assert_same(outputs, expected, **tolerances) -> None:
 
 EXACTLY = {"atol": 0, "rtol": 0}
 NEARLY = {"atol": 1e-4, "rtol": 1e-4}
-# The same weights at other addresses: a file is mapped into memory as it is, and small products of matrices that do not
-# begin at a multiple of 16 bytes are rounded in another order.
+# The same weights at other addresses: a file is mapped into memory as it is, and small products of matrices that do
+# not begin at a multiple of 16 bytes are rounded in another order.
 ELSEWHERE = {"atol": 1e-5, "rtol": 1e-4}
 
 

@@ -287,8 +287,8 @@ class EASEConfig(PreTrainedConfig):
         num_joinable = self.num_hidden_layers - self.first_block
         if not 1 <= self.num_joint_blocks <= num_joinable:
             raise ValueError(
-                f"num_joint_blocks={self.num_joint_blocks} must be from 1 to {num_joinable}, the number of the backbone's blocks "
-                "with the width of the last."
+                f"num_joint_blocks={self.num_joint_blocks} must be from 1 to {num_joinable}, the number of the "
+                "backbone's blocks with the width of the last."
             )
         if not all(self.first_block <= block < self.num_hidden_layers for block in self.fusion_blocks):
             raise ValueError(
@@ -296,7 +296,8 @@ class EASEConfig(PreTrainedConfig):
                 "indices of the backbone's blocks with the width of the last."
             )
         starts, ends = self.annealing_start, self.annealing_end
-        if not len(starts) == len(ends) == self.num_joint_blocks or any(start >= end for start, end in zip(starts, ends)):
+        is_ordered = all(start < end for start, end in zip(starts, ends))
+        if not (len(starts) == len(ends) == self.num_joint_blocks and is_ordered):
             raise ValueError(
                 f"annealing_start={starts} and annealing_end={ends} must have a time for each of the num_joint_blocks="
                 f"{self.num_joint_blocks} joint blocks, the first before the second."

@@ -41,7 +41,7 @@ PVT_RENAMES = [
 ]
 KEY_RENAMES = [
     (r"^network\.encoder\.backbone\.patch_embed\.", "model.backbone.embeddings."),
-    (r"^network\.encoder\.backbone\.blocks\.", "model.backbone.model.layer."),
+    (r"^network\.encoder\.backbone\.blocks\.", "model.backbone.blocks."),
     (r"^network\.encoder\.backbone\.norm\.", "model.backbone.norm."),
     (r"^network\.class_head\.", "class_predictor."),
     (r"^network\.", "model."),
@@ -128,14 +128,14 @@ def infer_backbone(state_dict: dict[str, torch.Tensor], fields: dict) -> PreTrai
         pvt = {"num_encoder_blocks": PVT_STAGES, "num_attention_heads": PVT_NUM_ATTENTION_HEADS}
         return infer_backbone_config(state_dict, **pvt | {"out_features": [f"stage{PVT_STAGES}"]} | fields)
     patches = state_dict["embeddings.patch_embeddings.weight"]
-    layer = "model.layer.0"
+    layer = "blocks.0"
     return DINOv3ViTConfig(
         **{
             "hidden_size": patches.shape[0],
             "num_channels": patches.shape[1],
             "patch_size": patches.shape[-1],
             "num_register_tokens": state_dict["embeddings.register_tokens"].shape[1],
-            "num_hidden_layers": count_modules(state_dict, "model.layer."),
+            "num_hidden_layers": count_modules(state_dict, "blocks."),
             "num_attention_heads": max(1, patches.shape[0] // VIT_HEAD_WIDTH),
             "intermediate_size": state_dict[f"{layer}.mlp.up_proj.weight"].shape[0],
             "use_gated_mlp": f"{layer}.mlp.gate_proj.weight" in state_dict,

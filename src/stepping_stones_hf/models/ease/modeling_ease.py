@@ -42,7 +42,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel, PvtV2Config, PvtV2Model
+from transformers import DINOv3ViTConfig, DINOv3ViTPreTrainedModel, PreTrainedModel, PvtV2Config, PvtV2Model
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -50,6 +50,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import (
     DINOv3ViTAttention,
     DINOv3ViTEmbeddings,
     DINOv3ViTLayer,
+    DINOv3ViTRopePositionEmbedding,
     apply_rotary_pos_emb,
 )
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3MaskHead, EomtDinov3ScaleBlock
@@ -449,21 +450,21 @@ class EASEViTAttention(DINOv3ViTAttention):
         return self.o_proj(attn_output.flatten(2)), attn_weights
 
 
-class EASEViT(DINOv3ViTModel):
+class EASEViT(DINOv3ViTPreTrainedModel):
     """DINOv3's ViT, to be run block by block."""
 
     def __init__(self, config: DINOv3ViTConfig, num_joint_blocks: int):
         super().__init__(config)
+        self.embeddings = DINOv3ViTEmbeddings(config)
         # Used by DINOv3's own training alone.
         self.embeddings.register_parameter("mask_token", None)
-        for layer in self.model.layer[-num_joint_blocks:]:
-            layer.attention = EASEViTAttention(config)
+        self.rope_embeddings = DINOv3ViTRopePositionEmbedding(config)
+        self.blocks = nn.ModuleList(DINOv3ViTLayer(config) for _ in range(config.num_hidden_layers))
+        for block in self.blocks[-num_joint_blocks:]:
+            block.attention = EASEViTAttention(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
         self.post_init()
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.model.layer
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
