@@ -121,6 +121,10 @@ def convert_ease_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, to
     return converted
 
 
+# Queries and patches of a PVT-v2 fill a square: at 384x384 with so many queries.
+PVT_NUM_QUERIES_384 = 49
+
+
 def infer_backbone(state_dict: dict[str, torch.Tensor], fields: dict) -> PreTrainedConfig:
     """Config of the backbone, by its weights under the names of transformers; with `fields` that shall differ."""
     # CODEPATH: PVT-v2
@@ -170,7 +174,10 @@ def infer_ease_config(
     prefix = "model.backbone."
     backbone = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
     fields = dict(fields)
-    backbone_config = infer_backbone(backbone, fields.pop("backbone_config", {}))
+    num_queries = len(state_dict["model.query.weight"])
+    # CODEPATH: PVT-v2, whose number of queries tells the size of its frames
+    image_size = {"image_size": 384} if num_queries == PVT_NUM_QUERIES_384 else {}
+    backbone_config = infer_backbone(backbone, image_size | fields.pop("backbone_config", {}))
 
     num_labels = state_dict["class_predictor.weight"].shape[0] - 1
     audio_hidden_size, audio_embedding_dim = state_dict["model.audio_enhancer.audio_proj.weight"].shape
@@ -178,7 +185,7 @@ def infer_ease_config(
     num_audio_centers = len(state_dict["model.audio_enhancer.assignment.centers"])
     inferred = {
         "num_labels": num_labels,
-        "num_queries": len(state_dict["model.query.weight"]),
+        "num_queries": num_queries,
         "num_joint_blocks": len(state_dict["model.attn_mask_probs"]),
         "audio_embedding_dim": audio_embedding_dim,
         "audio_hidden_size": audio_hidden_size,
@@ -208,8 +215,9 @@ def convert_ease_checkpoint(
         output_dir (`str` or `PathLike`):
             Folder to write to.
         config (`str` or `PathLike`, *optional*):
-            JSON file with fields of [`EASEConfig`] that the weights do not tell: some of the released models for S4
-            and MS3 have `{"fusion_blocks": [11]}`, some for AVSS fuse before all blocks.
+            JSON file with fields of [`EASEConfig`] that the weights do not tell, such as `{"backbone_config":
+            {"image_size": 384}}` for a ViT of that size, or `{"fusion_blocks": [11]}` for some of the models for S4
+            and MS3.
         vggish (`str` or `PathLike`, *optional*):
             torchvggish checkpoint; without it the model has no audio encoder.
 
@@ -238,7 +246,11 @@ def convert_ease_checkpoint(
         {f"model.audio_encoder.{name}": value for name, value in audio_weights.items()},
     )
     if not conversion.unexpected and not conversion.missing:
-        image_processor = EASEImageProcessorPil(localization=ease_config.num_labels == 2)
+        size = ease_config.backbone_config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        image_processor = EASEImageProcessorPil(
+            size={"height": height, "width": width}, localization=ease_config.num_labels == 2
+        )
         save_converted(model, EASEProcessor(image_processor, VGGishFeatureExtractor()), output_dir)
     return conversion
 

@@ -37,12 +37,20 @@ How a mask prompts it, each a field of the config:
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import DINOv3ViTConfig, DINOv3ViTPreTrainedModel, PreTrainedModel, PvtV2Config, PvtV2Model
+from transformers import (
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    DINOv3ViTPreTrainedModel,
+    PreTrainedModel,
+    PvtV2Config,
+    PvtV2Model,
+)
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -61,7 +69,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..aavs.loss_aavs import AAVSLoss
-from ..backbones import restore_pvt_norms
+from ..backbones import fill_backbone, read_backbone_weights, restore_pvt_norms
 from ..mask_prompts import resize_prompt
 from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin
 from ..vggish import VGGishModel
@@ -478,6 +486,12 @@ class EASEViT(DINOv3ViTPreTrainedModel):
         """Tokens that enter the blocks, `(frames, prefix tokens + patches, hidden_size)`, and what all blocks get."""
         return self.embeddings(pixel_values), {"position_embeddings": self.rope_embeddings(pixel_values)}
 
+    def read_weights(self, name_or_path: str | os.PathLike, **kwargs) -> dict[str, torch.Tensor]:
+        """State dict of this backbone from what transformers' `DINOv3ViTModel` has saved."""
+        source = read_backbone_weights(DINOv3ViTModel, self.config, name_or_path, **kwargs)
+        source.pop("embeddings.mask_token", None)
+        return {name.replace("model.layer.", "blocks."): tensor for name, tensor in source.items()}
+
     def run_block(self, block: DINOv3ViTLayer, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
         return block(hidden_states, **kwargs)
 
@@ -581,6 +595,17 @@ class EASEPvt(PvtV2Model):
             hidden_states = hidden_states.mT.unflatten(2, (height, width))
         hidden_states, height, width = last_stage.patch_embedding(hidden_states)
         return hidden_states, {"height": height, "width": width}
+
+    def read_weights(self, name_or_path: str | os.PathLike, **kwargs) -> dict[str, torch.Tensor]:
+        """State dict of this backbone from a whole PVT-v2, which has one more stage and more spatial reduction."""
+        source = read_backbone_weights(PvtV2Model, self.config, name_or_path, **kwargs)
+        last = len(self.encoder.layers) - 1
+        left_out = [f"encoder.layers.{last + 1}."]
+        for index, block in enumerate(self.blocks):
+            if isinstance(block, EASEPvtJointBlock):
+                prefix = f"encoder.layers.{last}.blocks.{index}.attention."
+                left_out += [f"{prefix}spatial_reduction.", f"{prefix}layer_norm."]
+        return {name: tensor for name, tensor in source.items() if not name.startswith(tuple(left_out))}
 
     def run_block(
         self, block: EASEPvtBlock, hidden_states: torch.Tensor, height: int, width: int, **kwargs
@@ -854,6 +879,18 @@ class EASEForAudioVisualSegmentation(AudioVisualSegmentationMixin, EASEPreTraine
                 Inputs of the model, of which `class_labels` are read.
         """
         return self.criterion.get_normalizers(batch["class_labels"])
+
+    def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
+        """
+        Starts the backbone from pretrained weights, such as `facebook/dinov3-vitb16-pretrain-lvd1689m` or
+        `OpenGVLab/pvt_v2_b5`, or from a file of the official PVT-v2: see
+        [`~models.backbones.load_backbone_weights`]. Of a PVT-v2 the last stage and, in the joint blocks, the spatial
+        reduction are left out.
+        """
+        backbone = self.model.backbone
+        source = backbone.read_weights(pretrained_model_name_or_path, **kwargs)
+        fill_backbone(backbone, source, pretrained_model_name_or_path)
+        return [name for name in self.state_dict() if not name.startswith("model.backbone.")]
 
     @can_return_tuple
     @auto_docstring
