@@ -22,7 +22,6 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from scipy.signal import firwin, resample_poly
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.utils import TensorType
@@ -239,6 +238,8 @@ def resample_any_rate(samples: torch.Tensor, before: int, after: int) -> torch.T
     From a rate to another one, divided by their common factor, by the same filter. Where the factor is small
     torchaudio would need gigabytes, `before` times `after` numbers.
     """
+    from scipy.signal import firwin, resample_poly  # slow to import, and seldom needed
+
     longest = max(before, after)
     taps = firwin(
         2 * KAISER_BEST["lowpass_filter_width"] * longest + 1,
