@@ -54,7 +54,6 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
     SchedulerType,
-    get_scheduler,
 )
 
 from stepping_stones_hf import AutoModelForAudioVisualSegmentation
@@ -95,6 +94,7 @@ from stepping_stones_hf.training.report import (
     summarize_semantics,
     write_repository,
 )
+from stepping_stones_hf.training.schedules import make_scheduler
 from stepping_stones_hf.training.stages import set_trainable
 from stepping_stones_hf.visualization import plot_curves
 
@@ -203,6 +203,10 @@ class RunArguments:
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW, on all that trains."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate in each phase."})
     num_warmup_steps: int = field(default=100, metadata={"help": "Optimizer steps of linear warm-up."})
+    num_backbone_warmup_steps: int | None = field(
+        default=None,
+        metadata={"help": "Those of a pretrained backbone, which begin after the others. With polynomial, 0.9."},
+    )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "A checkpoint every so many steps, or epoch."})
     resume_from_checkpoint: str | None = field(
         default=None,
@@ -267,6 +271,10 @@ def get_arguments(*groups: DataArguments | ModelSettings | RunArguments) -> dict
 def check_arguments(data_args: DataArguments, args: RunArguments) -> None:
     """Refuses what would otherwise stop a run after its first step, or be ignored."""
     SchedulerType(args.lr_scheduler_type)
+    if args.num_backbone_warmup_steps is not None and args.lr_scheduler_type != "polynomial":
+        raise ValueError(
+            f"--num_backbone_warmup_steps goes with --lr_scheduler_type polynomial, got {args.lr_scheduler_type}."
+        )
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
@@ -484,15 +492,15 @@ def train(
         if model.config.freeze_audio_encoder:
             model.freeze_audio_encoder()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
-        phase_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
-        scheduler = get_scheduler(
-            args.lr_scheduler_type,
-            optimizer,
-            # A prepared scheduler makes a step for each process.
-            num_warmup_steps=args.num_warmup_steps * accelerator.num_processes,
-            num_training_steps=phase_steps * accelerator.num_processes,
+        groups = model.get_parameter_groups(
+            learning_rate, accelerator.num_processes * args.gradient_accumulation_steps
         )
+        optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
+        phase_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
+        steps = [args.num_warmup_steps, phase_steps, args.num_backbone_warmup_steps]
+        # A prepared scheduler makes a step for each process.
+        steps = [count and count * accelerator.num_processes for count in steps]
+        scheduler = make_scheduler(args.lr_scheduler_type, optimizer, *steps)
         prepared, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
         if resumes:
             accelerator.load_state(checkpoint)
@@ -505,6 +513,7 @@ def train(
             for step_batches in batches.epoch(epoch, progress.step, end_step):
                 # What is random in a step follows from its number, so that a run that is resumed draws the same.
                 torch.manual_seed(derive_seed(args.seed, stage, progress.total_steps, accelerator.process_index))
+                model.update_training_progress(progress.total_steps, max_steps)
                 loss, num_frames, stopped = compute_gradients(accelerator, prepared, step_batches, stop)
                 if not math.isfinite(loss):
                     names = ", ".join(batches.names(epoch, progress.step))

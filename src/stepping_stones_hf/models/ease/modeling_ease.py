@@ -74,6 +74,7 @@ from ..mask_prompts import resize_prompt
 from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin
 from ..vggish import VGGishModel
 from .configuration_ease import PATCH_STRIDE, EASEConfig
+from .recipe_ease import get_mask_probability, make_parameter_groups
 
 
 # Silent, uncertain and sounding.
@@ -891,6 +892,21 @@ class EASEForAudioVisualSegmentation(AudioVisualSegmentationMixin, EASEPreTraine
         source = backbone.read_weights(pretrained_model_name_or_path, **kwargs)
         fill_backbone(backbone, source, pretrained_model_name_or_path)
         return [name for name in self.state_dict() if not name.startswith("model.backbone.")]
+
+    def get_parameter_groups(self, learning_rate: float, num_passes: int = 1) -> list[dict]:
+        """
+        Rates that decay from block to block, outside of the joint blocks: see
+        [`AudioVisualSegmentationMixin.get_parameter_groups`].
+        """
+        return make_parameter_groups(self, learning_rate, num_passes)
+
+    @torch.no_grad()
+    def update_training_progress(self, step: int, num_steps: int) -> None:
+        """
+        Anneals the attention masks of the joint blocks: see [`AudioVisualSegmentationMixin.update_training_progress`].
+        """
+        for block, times in enumerate(zip(self.config.annealing_start, self.config.annealing_end)):
+            self.model.attn_mask_probs[block] = get_mask_probability(step / num_steps, *times)
 
     @can_return_tuple
     @auto_docstring
