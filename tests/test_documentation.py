@@ -64,6 +64,7 @@ PUBLIC_MODULES = (
     "data",
     "metrics",
     "models.aavs",
+    "models.avsegformer",
     "models.tpavi",
     "models.vggish",
     "pipelines",

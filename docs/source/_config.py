@@ -16,6 +16,7 @@
 import stepping_stones_hf.data.doctor
 import stepping_stones_hf.data.export
 import stepping_stones_hf.data.mini
+import stepping_stones_hf.models.remote_code
 import stepping_stones_hf.segment_video
 import stepping_stones_hf.streaming
 import stepping_stones_hf.training.arguments

@@ -18,6 +18,7 @@ from transformers.utils.auto_docstring import HARDCODED_CONFIG_FOR_MODELS
 # class of a model that is not in it.
 HARDCODED_CONFIG_FOR_MODELS |= {
     "aavs": "AAVSConfig",
+    "avsegformer": "AVSegFormerConfig",
     "ease": "EASEConfig",
     "tpavi": "TPAVIConfig",
     "vggish": "VGGishConfig",

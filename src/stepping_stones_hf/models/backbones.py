@@ -31,6 +31,16 @@ PVT_EMBEDDING_NORMS = re.compile(r"\.(patch_embedding|attention)\.layer_norm$")
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
+# Fields of the config of PVT-v2-b5, as the released programs train it.
+PVT_V2_B5 = {
+    "hidden_sizes": [64, 128, 320, 512],
+    "depths": [3, 6, 40, 3],
+    "num_attention_heads": [1, 2, 5, 8],
+    "mlp_ratios": [4, 4, 4, 4],
+    "drop_path_rate": 0.1,
+    "out_features": STAGES,
+}
+
 # Heads are the one size of PVT-v2 that its tensors do not tell; b0 to b5 all have these.
 PVT_NUM_ATTENTION_HEADS = [1, 2, 5, 8]
 
@@ -100,6 +110,20 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     if config.model_type == "pvt_v2":
         restore_pvt_norms(backbone)
     return backbone
+
+
+def check_backbone_config(config: PreTrainedConfig, model_name: str) -> None:
+    """Raises a `ValueError` if a backbone is neither PVT-v2 nor ResNet, or has not the feature maps of four stages."""
+    if config.model_type not in ("pvt_v2", "resnet"):
+        raise ValueError(
+            f"backbone_config has model_type={config.model_type!r}; {model_name} takes a PvtV2Config or a "
+            "ResNetConfig."
+        )
+    if config.out_features != STAGES:
+        raise ValueError(
+            f"{model_name} takes the feature maps of strides 4, 8, 16 and 32; backbone_config has out_features="
+            f'{config.out_features}. Set out_features=["stage1", "stage2", "stage3", "stage4"].'
+        )
 
 
 def convert_backbone_parameter(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -284,7 +308,9 @@ def make_list(value):
 
 
 __all__ = [
+    "PVT_V2_B5",
     "build_backbone",
+    "check_backbone_config",
     "convert_backbone_parameter",
     "convert_backbone_state_dict",
     "count_modules",

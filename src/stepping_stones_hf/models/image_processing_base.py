@@ -422,6 +422,26 @@ class AudioVisualImageProcessorMixin:
 
 @auto_docstring(
     custom_intro="""
+    What the image processors of models share that label each pixel: such a model's output has `logits` `(frames,
+    labels, height, width)`, or, with two labels, `(frames, 1, height, width)`, that something sounds. The scores are
+    probabilities.
+    """
+)
+class PixelImageProcessorMixin(AudioVisualImageProcessorMixin):
+    def get_segmentation_scores(self, outputs: ModelOutput) -> tuple[int, Iterator[torch.Tensor]]:
+        def iterate() -> Iterator[torch.Tensor]:
+            for logits in outputs.logits.float():
+                if len(logits) == 1:
+                    sounding = logits.sigmoid()
+                    yield torch.cat([1 - sounding, sounding])
+                else:
+                    yield logits.softmax(dim=0)
+
+        return len(outputs.logits), iterate()
+
+
+@auto_docstring(
+    custom_intro="""
     The image processor of no model in particular: it makes label maps, for the masks of other systems.
     """
 )
@@ -435,4 +455,9 @@ def _move(
     return values.to(device) if isinstance(values, torch.Tensor) else [value.to(device) for value in values]
 
 
-__all__ = ["AudioVisualImageProcessorKwargs", "AudioVisualImageProcessorMixin", "AudioVisualImageProcessorPil"]
+__all__ = [
+    "AudioVisualImageProcessorKwargs",
+    "AudioVisualImageProcessorMixin",
+    "AudioVisualImageProcessorPil",
+    "PixelImageProcessorMixin",
+]

@@ -13,6 +13,7 @@
 # limitations under the License.
 """What every model for audio-visual segmentation offers, whatever it is made of."""
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
@@ -77,6 +79,29 @@ class CheckpointingMixin:
         for module in self.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module._gradient_checkpointing_func = partial(checkpoint_layer, module, gradient_checkpointing_func)
+
+
+def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
+    return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
+
+
+def init_as_torch(module: nn.Module) -> None:
+    """Weights and biases of a linear layer or a convolution by torch's defaults, which transformers has others than."""
+    init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    if module.bias is not None:
+        bound = module.weight[0].numel() ** -0.5
+        init.uniform_(module.bias, -bound, bound)
+
+
+def check_frame_size(pixel_values: torch.FloatTensor, stride: int) -> None:
+    """Raises a `ValueError` if height and width of frames are not multiples of a model's largest stride."""
+    height, width = pixel_values.shape[-2:]
+    if height % stride or width % stride:
+        raise ValueError(
+            f"`pixel_values` has frames of {height}x{width}; height and width must be multiples of {stride}, as "
+            "the sizes that the model's processor makes by default are."
+        )
 
 
 class AudioVisualModelMixin:
@@ -264,4 +289,12 @@ class AudioVisualSegmentationMixin:
         )
 
 
-__all__ = ["AudioVisualModelMixin", "AudioVisualSegmentationMixin", "CheckpointingMixin", "is_localizer"]
+__all__ = [
+    "AudioVisualModelMixin",
+    "AudioVisualSegmentationMixin",
+    "CheckpointingMixin",
+    "check_frame_size",
+    "init_as_torch",
+    "is_localizer",
+    "resize_prompt",
+]

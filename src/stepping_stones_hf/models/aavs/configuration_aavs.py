@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
-from ..mask_prompts import check_prompt_fields, fill_prompt_fields
+from ..configuration_base import check_prompt_fields, fill_prompt_fields
 from ..vggish import VGGishConfig
 
 

@@ -57,13 +57,13 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ..mask_prompts import resize_prompt
 from ..modeling_base import (
     AudioVisualModelMixin,
     AudioVisualSegmentationMixin,
     CheckpointingMixin,
     call_directly,
     checkpoint_layer,
+    resize_prompt,
 )
 from ..vggish import VGGishModel
 from .configuration_aavs import AAVSConfig

@@ -70,8 +70,14 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..aavs.loss_aavs import AAVSLoss
 from ..backbones import fill_backbone, read_backbone_weights, restore_pvt_norms
-from ..mask_prompts import resize_prompt
-from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin
+from ..modeling_base import (
+    AudioVisualModelMixin,
+    AudioVisualSegmentationMixin,
+    CheckpointingMixin,
+    check_frame_size,
+    init_as_torch,
+    resize_prompt,
+)
 from ..vggish import VGGishModel
 from .configuration_ease import PATCH_STRIDE, EASEConfig
 from .recipe_ease import get_mask_probability, make_parameter_groups
@@ -643,10 +649,7 @@ class EASEPreTrainedModel(CheckpointingMixin, PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             # torch's defaults, which the released program leaves most layers at.
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                bound = module.weight[0].numel() ** -0.5
-                init.uniform_(module.bias, -bound, bound)
+            init_as_torch(module)
         elif isinstance(module, EASESoftAssignment):
             init.normal_(module.centers)
         elif isinstance(module, EASEAudioEnhancer):
@@ -711,11 +714,8 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
     ) -> None:
         """Raises a `ValueError` if the inputs do not fit one another or the model, by their shapes and types alone."""
         super().check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
+        check_frame_size(pixel_values, PATCH_STRIDE)
         height, width = pixel_values.shape[-2:]
-        if height % PATCH_STRIDE or width % PATCH_STRIDE:
-            raise ValueError(
-                f"`pixel_values` has frames of {height}x{width}; height and width must be multiples of {PATCH_STRIDE}."
-            )
         num_patches = (height // PATCH_STRIDE) * (width // PATCH_STRIDE)
         num_tokens = self.config.num_queries + num_patches
         if self.config.is_pvt and math.isqrt(num_tokens) ** 2 != num_tokens:

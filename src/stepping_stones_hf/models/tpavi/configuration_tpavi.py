@@ -20,6 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
+from ..backbones import PVT_V2_B5, check_backbone_config
 from ..vggish import VGGishConfig
 
 
@@ -103,14 +104,7 @@ class TPAVIConfig(PreTrainedConfig):
         "backbone_config": SubConfigSpec(
             config_class=AutoConfig,
             model_type="pvt_v2",
-            init_kwargs={
-                "hidden_sizes": [64, 128, 320, 512],
-                "depths": [3, 6, 40, 3],
-                "num_attention_heads": [1, 2, 5, 8],
-                "mlp_ratios": [4, 4, 4, 4],
-                "drop_path_rate": 0.1,
-                "out_features": ["stage1", "stage2", "stage3", "stage4"],
-            },
+            init_kwargs=PVT_V2_B5,
         ),
         "audio_config": SubConfigSpec(config_class=VGGishConfig, optional=True),
     }
@@ -151,16 +145,7 @@ class TPAVIConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Raises a `ValueError` where two fields contradict each other."""
         super().validate_architecture()
-        if self.backbone_config.model_type not in ("pvt_v2", "resnet"):
-            raise ValueError(
-                f"backbone_config has model_type={self.backbone_config.model_type!r}; TPAVI takes a PvtV2Config or a "
-                "ResNetConfig."
-            )
-        if self.backbone_config.out_features != ["stage1", "stage2", "stage3", "stage4"]:
-            raise ValueError(
-                "TPAVI takes the feature maps of strides 4, 8, 16 and 32; backbone_config has out_features="
-                f'{self.backbone_config.out_features}. Set out_features=["stage1", "stage2", "stage3", "stage4"].'
-            )
+        check_backbone_config(self.backbone_config, "TPAVI")
         if self.audio_config is not None and self.audio_config.embedding_dim != self.audio_embedding_dim:
             raise ValueError(
                 f"audio_embedding_dim={self.audio_embedding_dim}, but the audio encoder's embeddings have "

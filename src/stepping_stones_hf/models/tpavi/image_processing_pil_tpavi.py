@@ -13,28 +13,10 @@
 # limitations under the License.
 """TPAVI's image processor on PIL and NumPy."""
 
-from collections.abc import Iterator
-
-import torch
 from transformers.image_processing_backends import PilBackend
 from transformers.utils import auto_docstring
 
-from ..image_processing_base import AudioVisualImageProcessorMixin
-
-
-@auto_docstring(custom_intro="What TPAVI's image processors share whatever their backend.")
-class TPAVIImageProcessorMixin(AudioVisualImageProcessorMixin):
-    def get_segmentation_scores(self, outputs) -> tuple[int, Iterator[torch.Tensor]]:
-        # Probabilities. With two labels there is one logit, that something sounds.
-        def iterate() -> Iterator[torch.Tensor]:
-            for logits in outputs.logits.float():
-                if len(logits) == 1:
-                    sounding = logits.sigmoid()
-                    yield torch.cat([1 - sounding, sounding])
-                else:
-                    yield logits.softmax(dim=0)
-
-        return len(outputs.logits), iterate()
+from ..image_processing_base import PixelImageProcessorMixin
 
 
 @auto_docstring(
@@ -42,7 +24,7 @@ class TPAVIImageProcessorMixin(AudioVisualImageProcessorMixin):
     Constructs TPAVI's image processor on PIL and NumPy, which resizes frames as the released programs do.
     """
 )
-class TPAVIImageProcessorPil(TPAVIImageProcessorMixin, PilBackend):
+class TPAVIImageProcessorPil(PixelImageProcessorMixin, PilBackend):
     pass
 
 

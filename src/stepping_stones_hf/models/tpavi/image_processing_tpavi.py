@@ -17,8 +17,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.processing_utils import Unpack
 from transformers.utils import auto_docstring, requires_backends
 
-from ..image_processing_base import AudioVisualImageProcessorKwargs
-from .image_processing_pil_tpavi import TPAVIImageProcessorMixin
+from ..image_processing_base import AudioVisualImageProcessorKwargs, PixelImageProcessorMixin
 
 
 @auto_docstring(
@@ -29,7 +28,7 @@ from .image_processing_pil_tpavi import TPAVIImageProcessorMixin
     one of 256 levels from those of PIL, which the released programs used.
     """
 )
-class TPAVIImageProcessor(TPAVIImageProcessorMixin, TorchvisionBackend):
+class TPAVIImageProcessor(PixelImageProcessorMixin, TorchvisionBackend):
     def __init__(self, **kwargs: Unpack[AudioVisualImageProcessorKwargs]):
         # The module can be imported without torchvision; `AutoImageProcessor` then takes `TPAVIImageProcessorPil`.
         requires_backends(self, ["torchvision"])

@@ -20,10 +20,10 @@ Losses of TPAVI, as the released programs compute them: those of *Audio-Visual S
 import torch
 from torch import nn
 
+from ..loss_base import check_labels, compute_cross_entropy, find_annotated
 from .configuration_tpavi import TPAVIConfig
 
 
-IGNORE_INDEX = 255
 POOLINGS = {"avg": nn.functional.adaptive_avg_pool2d, "max": nn.functional.adaptive_max_pool2d}
 
 # Added where a mask's size divides and where a cosine enters a logarithm.
@@ -63,26 +63,8 @@ class TPAVILoss(nn.Module):
 
     def get_normalizers(self, labels: torch.LongTensor) -> torch.FloatTensor:
         """`(2,)`: number of annotated frames, and number of frames, of labels `(frames, height, width)`."""
-        annotated = self.find_annotated(labels)
+        annotated = find_annotated(labels)
         return torch.stack([annotated.sum(), torch.ones_like(annotated).sum()]).float()
-
-    def find_annotated(self, labels: torch.LongTensor) -> torch.BoolTensor:
-        """`(frames,)`: whether a frame has a pixel with a label."""
-        return (labels != IGNORE_INDEX).flatten(1).any(dim=1)
-
-    def check_labels(self, logits: torch.Tensor, labels: torch.Tensor):
-        """Raises a `ValueError` if labels do not fit the logits or the config."""
-        if labels.ndim != 3 or labels.shape[0] != logits.shape[0] or labels.dtype != torch.int64:
-            raise ValueError(
-                f"`labels` must be int64 of shape ({logits.shape[0]}, height, width), the class of each pixel or "
-                f"{IGNORE_INDEX}, got {labels.dtype} of shape {tuple(labels.shape)}."
-            )
-        highest = int(labels.where(labels != IGNORE_INDEX, 0).max())
-        if highest >= self.num_labels or int(labels.min()) < 0:
-            raise ValueError(
-                f"`labels` must be from 0 to {self.num_labels - 1} (config.num_labels={self.num_labels}) or "
-                f"{IGNORE_INDEX}, got values from {int(labels.min())} to {highest}."
-            )
 
     def forward(
         self,
@@ -93,13 +75,13 @@ class TPAVILoss(nn.Module):
         num_items_in_batch: torch.FloatTensor | None = None,
     ) -> dict[str, torch.FloatTensor]:
         """The weighted terms, `loss_segmentation` and, unless `config.avm_loss` is `None`, `loss_avm`."""
-        self.check_labels(logits, labels)
+        check_labels(labels, len(logits), self.num_labels)
         logits = logits.float()
         if num_items_in_batch is None:
             num_items_in_batch = self.get_normalizers(labels)
         # Without any annotated frame the sums are zero, whatever they are divided by.
         num_annotated, num_frames = num_items_in_batch.to(logits.device).clamp(min=1)
-        losses = {"loss_segmentation": self.segmentation_losses(logits, labels).sum() / num_annotated}
+        losses = {"loss_segmentation": compute_cross_entropy(logits, labels).sum() / num_annotated}
         # CODEPATH: no AVM in the released training on S4
         if self.kind is not None:
             logits = logits if self.is_binary else logits.detach()
@@ -110,7 +92,7 @@ class TPAVILoss(nn.Module):
             matching = torch.stack(matching).mean(dim=0)  # (frames,)
             # CODEPATH: AVSS
             if not self.is_binary:
-                matching = (matching * self.find_annotated(labels)).sum() / num_annotated
+                matching = (matching * find_annotated(labels)).sum() / num_annotated
             # CODEPATH: MS3
             elif self.kind == "kl":
                 matching = matching.sum()
@@ -118,19 +100,6 @@ class TPAVILoss(nn.Module):
                 matching = matching.sum() / num_frames
             losses["loss_avm"] = self.weight * matching
         return losses
-
-    def segmentation_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """`(frames,)`: mean over the annotated pixels of each frame, 0 where there are none."""
-        if logits.shape[-2:] != labels.shape[-2:]:
-            logits = nn.functional.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        valid = labels != IGNORE_INDEX
-        if self.is_binary:
-            losses = nn.functional.binary_cross_entropy_with_logits(
-                logits[:, 0], (labels == 1).float(), reduction="none"
-            )
-        else:
-            losses = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
-        return (losses * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
 
     def matching_losses(self, logits: torch.Tensor, visual: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         """`(frames,)`: by how much masked features `(frames, channels, h, w)` miss the audio `(frames, channels)`."""

@@ -43,7 +43,14 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ..backbones import build_backbone, load_backbone_weights
-from ..modeling_base import AudioVisualModelMixin, AudioVisualSegmentationMixin, CheckpointingMixin
+from ..modeling_base import (
+    AudioVisualModelMixin,
+    AudioVisualSegmentationMixin,
+    CheckpointingMixin,
+    check_frame_size,
+    init_as_torch,
+    resize_prompt,
+)
 from ..vggish import VGGishModel
 from .configuration_tpavi import TPAVIConfig
 from .loss_tpavi import TPAVILoss
@@ -283,10 +290,7 @@ class TPAVIPreTrainedModel(CheckpointingMixin, PreTrainedModel):
         super()._init_weights(module)
         # The released programs leave most layers at torch's defaults.
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                bound = module.weight[0].numel() ** -0.5
-                init.uniform_(module.bias, -bound, bound)
+            init_as_torch(module)
         elif isinstance(module, TPAVINeck):
             for conv in module.convs:
                 init.normal_(conv.weight, std=NECK_INIT_STD)
@@ -350,12 +354,7 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
     ) -> None:
         """Raises a `ValueError` if the inputs do not fit one another or the model."""
         super().check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
-        stride = FEATURE_STRIDES[-1]
-        if pixel_values.shape[-2] % stride or pixel_values.shape[-1] % stride:
-            raise ValueError(
-                f"`pixel_values` has frames of {pixel_values.shape[-2]}x{pixel_values.shape[-1]}; height and width "
-                f"must be multiples of {stride}. The released models were trained on 224x224."
-            )
+        check_frame_size(pixel_values, FEATURE_STRIDES[-1])
         if num_frames is not None:
             if num_frames.ndim != 1 or num_frames.is_floating_point():
                 raise ValueError(
@@ -418,12 +417,7 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
         for fusion_block, feature_map in zip(self.decoder[-2::-1], feature_maps[-2::-1]):
             hidden_states = fusion_block(feature_map, hidden_states)
         if prompt_masks is not None:
-            hidden_states = hidden_states + nn.functional.interpolate(
-                prompt_masks[:, None].to(hidden_states.dtype),
-                size=hidden_states.shape[-2:],
-                mode="bilinear",
-                align_corners=False,
-            )
+            hidden_states = hidden_states + resize_prompt(prompt_masks, hidden_states.shape[-2:]).to(hidden_states)
         return TPAVIModelOutput(
             last_hidden_state=hidden_states, feature_maps=feature_maps, audio_features=audio_features
         )

@@ -91,6 +91,16 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return state_dict
 
 
+def infer_vggish_config(state_dict: dict[str, torch.Tensor], **fields) -> VGGishConfig:
+    """Config of a [`VGGishModel`] with the widths that its weights have, and fields that these do not tell."""
+    return VGGishConfig(
+        conv_channels=[len(state_dict[f"stages.{stage}.convs.0.bias"]) for stage in range(4)],
+        hidden_size=len(state_dict["fc1.bias"]),
+        embedding_dim=len(state_dict["projection.bias"]),
+        **fields,
+    )
+
+
 def load_vggish(path: str | os.PathLike, final_relu: bool = False) -> VGGishModel:
     """
     Makes a [`VGGishModel`] from a checkpoint of torchvggish. The widths of the layers are read off the weights.
@@ -110,13 +120,7 @@ def load_vggish(path: str | os.PathLike, final_relu: bool = False) -> VGGishMode
         state_dict = convert_vggish_state_dict(state_dict)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    config = VGGishConfig(
-        conv_channels=[len(state_dict[f"stages.{stage}.convs.0.bias"]) for stage in range(4)],
-        hidden_size=len(state_dict["fc1.bias"]),
-        embedding_dim=len(state_dict["projection.bias"]),
-        final_relu=final_relu,
-    )
-    model = VGGishModel(config)
+    model = VGGishModel(infer_vggish_config(state_dict, final_relu=final_relu))
     wrong = [
         f"{name} {tuple(state_dict[name].shape)} (should be {tuple(parameter.shape)})"
         for name, parameter in model.named_parameters()
@@ -128,4 +132,4 @@ def load_vggish(path: str | os.PathLike, final_relu: bool = False) -> VGGishMode
     return model.eval()
 
 
-__all__ = ["convert_vggish_state_dict", "load_checkpoint", "load_vggish"]
+__all__ = ["convert_vggish_state_dict", "infer_vggish_config", "load_checkpoint", "load_vggish"]

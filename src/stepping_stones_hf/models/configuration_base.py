@@ -12,12 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-What mask-prompted models with queries share: the places where a localizer's mask enters, as fields of their configs
-(Stepping Stones, section 3.3 and Table 4), and how a mask is brought to another size.
+What configs of models with queries share: the places where the mask of a localizer enters (Stepping Stones, section
+3.3 and Table 4).
 """
 
-import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
 
@@ -55,9 +53,4 @@ def check_prompt_fields(config: PreTrainedConfig) -> None:
         )
 
 
-def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
-    return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
-
-
-__all__ = ["check_prompt_fields", "fill_prompt_fields", "resize_prompt"]
+__all__ = ["check_prompt_fields", "fill_prompt_fields"]
