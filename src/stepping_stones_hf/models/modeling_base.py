@@ -87,7 +87,7 @@ def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Te
 
 
 def init_as_torch(module: nn.Module) -> None:
-    """Weights and biases of a linear layer or a convolution by torch's defaults, which transformers has others than."""
+    """Initial weights of a linear layer or a convolution by torch's defaults; transformers has others."""
     init.kaiming_uniform_(module.weight, a=math.sqrt(5))
     if module.bias is not None:
         bound = module.weight[0].numel() ** -0.5
