@@ -58,6 +58,7 @@ from transformers import (
 
 from stepping_stones_hf import AutoModelForAudioVisualSegmentation
 from stepping_stones_hf.data import AVSCollator
+from stepping_stones_hf.data.augmentation import Augmentation
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.files import write_text
 from stepping_stones_hf.models.modeling_base import is_localizer
@@ -125,6 +126,9 @@ class DataArguments:
     )
     split_clips: bool = field(
         default=True, metadata={"help": "Shuffle annotated frames rather than clips; a batch then counts frames."}
+    )
+    augmentation: str | None = field(
+        default=None, metadata={"help": "Block: what is random in training clips: flip, scale, crop, color."}
     )
     audio: str = field(
         default="own",
@@ -359,8 +363,11 @@ def load_data(run: Run) -> None:
 
 
 def make_collator(run: Run, processor: ProcessorMixin, prompt=None, evaluation: bool = False) -> AVSCollator:
-    first_frame = "once" if evaluation else run.data_args.first_frame
-    return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation)
+    first_frame, transform = "once" if evaluation else run.data_args.first_frame, None
+    if run.data_args.augmentation is not None and not evaluation:
+        size = processor.image_processor.size
+        transform = Augmentation((size.height, size.width), **parse_block(run.data_args.augmentation))
+    return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation, transform)
 
 
 def prepare(run: Run, clips: datasets.Dataset, collator: AVSCollator, store: Path | None = None) -> Dataset:
@@ -509,6 +516,8 @@ def train(
             prepared.train()
             if isinstance(batches.collator.prompt, DegradedPrompts):
                 batches.collator.prompt.seed = derive_seed(args.seed, epoch)
+            if batches.collator.transform is not None:
+                batches.collator.transform.seed = derive_seed(args.seed, stage, epoch)
             end_step = min(len(batches), max_steps - epoch * len(batches))
             for step_batches in batches.epoch(epoch, progress.step, end_step):
                 # What is random in a step follows from its number, so that a run that is resumed draws the same.
