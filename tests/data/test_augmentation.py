@@ -66,7 +66,7 @@ def test_flips_and_scales_are_as_frequent_as_they_should_be():
 
 
 def test_frames_maps_and_prompts_move_alike():
-    """A square of a color of its own, also after its way through all options, is where its class and its prompt are."""
+    """A red square is where its class and its prompt are, whatever becomes of it."""
     array, label_map = np.zeros((90, 120, 3), dtype=np.uint8), np.zeros((90, 120), dtype=np.uint8)
     array[20:50, 70:110], label_map[20:50, 70:110] = (255, 0, 0), 7
     frame, colors = Image.fromarray(array), Image.fromarray(array)

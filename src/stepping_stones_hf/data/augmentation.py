@@ -91,7 +91,8 @@ class Augmentation:
             corner = tuple(int(place * (room + 1)) for place, room in zip(position, rooms))
         return DrawnAugmentation(
             flip=flip < self.flip,
-            frame_size=frame_size,
+            # Prompts have a size of their own, which they keep if they can.
+            frame_size=frame_size if self.scale is not None or self.crop else None,
             corner=corner,
             window_size=tuple(self.size),
             colors=tuple(colors) if self.color else None,
@@ -103,7 +104,7 @@ class DrawnAugmentation:
     """What becomes of one clip: see [`Augmentation`]."""
 
     flip: bool
-    frame_size: tuple[int, int]
+    frame_size: tuple[int, int] | None
     corner: tuple[int, int] | None
     window_size: tuple[int, int]
     colors: tuple[float, ...] | None
@@ -127,9 +128,8 @@ class DrawnAugmentation:
         return np.asarray(self._change(Image.fromarray(prompt), Image.Resampling.BILINEAR, 0))
 
     def _change(self, image: Image.Image, resample: Image.Resampling, fill: int | tuple[int, ...]) -> Image.Image:
-        height, width = self.frame_size
-        if image.size != (width, height):
-            image = image.resize((width, height), resample)
+        if self.frame_size is not None and image.size != self.frame_size[::-1]:
+            image = image.resize(self.frame_size[::-1], resample)
         if self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.corner is not None:
