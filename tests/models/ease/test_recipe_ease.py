@@ -22,6 +22,7 @@ import torch
 
 from stepping_stones_hf import EASEConfig, EASEForAudioVisualSegmentation
 from stepping_stones_hf.models.ease.recipe_ease import get_mask_probability
+from stepping_stones_hf.training.initialization import make_config, make_new_processor, parse_block
 from stepping_stones_hf.training.schedules import make_scheduler
 
 from .conftest import make_model
@@ -143,6 +144,54 @@ def test_a_schedule_without_a_delay_is_that_of_transformers():
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx([0, 0.5, 1, *(1 - step / 8 for step in range(1, 8))])
+
+
+BATCHES = {"": (12, 12, 60), "_vitl384": (4, 4, 20)}
+
+
+@pytest.mark.parametrize("size", BATCHES)
+@pytest.mark.parametrize(
+    ("name", "epochs", "rate", "warmups"),
+    [("s4", 36, 2e-4, (300, 600)), ("ms3", 72, 1e-4, (50, 100)), ("avss", 22, 2e-4, (300, 600))],
+)
+def test_the_presets_train_as_the_released_program_does(name, epochs, rate, warmups, size):
+    recipe = str(EXAMPLES / "configs" / f"ease_{name}{size}.yaml")
+    data_args, model_args, args = script.parse_arguments(["--config", recipe])
+    script.check_arguments(data_args, args)
+    stage = 2 if name == "avss" else 1
+    assert (args.stage, args.seed, args.mixed_precision) == (str(stage), 0, "fp16")
+    found = script.Recipe.of_stage(args, stage)
+    assert (found.epochs, found.learning_rate, found.max_grad_norm) == (epochs, rate, 0.01)
+    assert found.parameters is None and found.phase_2_epoch is None and found.max_steps is None
+    assert (args.num_warmup_steps, args.num_backbone_warmup_steps, args.weight_decay) == (*warmups, 0.05)
+    assert args.per_device_train_batch_size == BATCHES[size][("s4", "ms3", "avss").index(name)]
+    # Frames of AVSS, clips of S4 and MS3, of which S4's have one annotated frame.
+    assert data_args.split_clips == (name == "avss") and data_args.first_frame == "once"
+    assert data_args.train_prompts == ("none" if name == "avss" else "truth")
+    assert parse_block(data_args.augmentation) == {"flip": 0.5, "scale": [0.1, 2.0]}
+
+    config = make_config(model_args.get_block(stage == 1), localizes=stage == 1, prompted=False)
+    assert config.audio_config.final_relu and config.freeze_audio_encoder
+    assert (config.num_queries, config.num_joint_blocks, config.layer_decay) == (100, 4, 0.8)
+    assert config.hidden_size == (1024 if size else 768) and config.backbone_config.num_register_tokens == 4
+    processor = make_new_processor(config, stage == 1, parse_block(model_args.image_processor))
+    assert processor.image_processor.size.height == (384 if size else 224)
+    assert processor.image_processor.label_size.height == 224
+
+
+def test_other_presets_make_their_models():
+    recipe = str(EXAMPLES / "configs" / "ease_avss_pvt.yaml")
+    _, model_args, args = script.parse_arguments(["--config", recipe])
+    config = make_config(model_args.get_block(localizes=False), localizes=False, prompted=False)
+    assert config.is_pvt and config.num_queries == 29 and config.fusion_blocks == [*range(42, 49)]
+    assert (args.stage_2_epochs, args.per_device_train_batch_size) == (36, 60)
+
+    recipe = str(EXAMPLES / "configs" / "ease-stepping-stones.yaml")
+    data_args, model_args, args = script.parse_arguments(["--config", recipe])
+    assert (args.stage, data_args.stage_1_dataset, data_args.train_prompts) == ("all", "avss", "truth")
+    assert (args.stage_1_epochs, args.stage_2_epochs, args.stage_1_learning_rate) == (22, 22, 2e-4)
+    config = make_config(model_args.get_block(localizes=False), localizes=False, prompted=True)
+    assert config.mask_prompt_fusion and config.mask_prompt_keys and config.attention_mask_init == "prompt"
 
 
 def test_a_delayed_backbone_is_refused_with_other_schedules():
