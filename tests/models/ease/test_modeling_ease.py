@@ -68,6 +68,13 @@ def test_gumbel_noise_has_its_mean_and_deviation():
     assert noise.std().item() == pytest.approx(1.2825, abs=0.02)
 
 
+@pytest.mark.parametrize("draw", [0.0, 1e-9])
+def test_noise_of_the_smallest_draws_is_finite_in_half_precision(monkeypatch, draw):
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda tensor: tensor.fill_(draw))
+    noise = modeling_ease.draw_gumbel_noise(torch.zeros(3, dtype=torch.float16))
+    assert noise.isfinite().all() and noise.min() > 20
+
+
 def test_all_that_follows_the_enhancer_does_not_depend_on_the_order_of_its_tokens(backbone):
     model = make_model(backbone)
     inputs = make_square_inputs(model)

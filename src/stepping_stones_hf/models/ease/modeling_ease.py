@@ -183,7 +183,9 @@ def split_heads(hidden_states: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 def draw_gumbel_noise(logits: torch.Tensor) -> torch.Tensor:
     """Noise of the shape of `logits`, with which their softmax becomes a soft draw."""
-    return -torch.empty_like(logits).exponential_().log()
+    # Of the millions of draws of an epoch some would be 0 in half precision, and their noise infinite.
+    draws = torch.empty_like(logits, dtype=torch.float32).exponential_()
+    return -draws.clamp(min=torch.finfo(draws.dtype).tiny).log()
 
 
 class EASESoftAssignment(nn.Module):
@@ -199,7 +201,7 @@ class EASESoftAssignment(nn.Module):
         # CODEPATH: always in the released program
         if self.training or self.evaluation_noise:
             logits = logits + draw_gumbel_noise(logits)
-        return logits.softmax(dim=-1)  # (frames, tokens, centers)
+        return logits.softmax(dim=-1).to(tokens.dtype)  # (frames, tokens, centers)
 
 
 class EASEAudioEnhancer(nn.Module):
