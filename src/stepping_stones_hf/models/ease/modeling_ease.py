@@ -72,8 +72,8 @@ from ..aavs.loss_aavs import AAVSLoss
 from ..backbones import fill_backbone, read_backbone_weights, restore_pvt_norms
 from ..modeling_base import (
     AudioVisualModelMixin,
+    AudioVisualPreTrainedMixin,
     AudioVisualSegmentationMixin,
-    CheckpointingMixin,
     check_frame_size,
     init_as_torch,
     resize_prompt,
@@ -628,7 +628,7 @@ class EASEPvt(PvtV2Model):
 
 
 @auto_docstring
-class EASEPreTrainedModel(CheckpointingMixin, PreTrainedModel):
+class EASEPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
     config: EASEConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -639,12 +639,6 @@ class EASEPreTrainedModel(CheckpointingMixin, PreTrainedModel):
     _can_compile_fullgraph = True
     # Recorded by the backbones, which are models and say so themselves; here are the names of what they record.
     _can_record_outputs = {"hidden_states": DINOv3ViTLayer, "attentions": DINOv3ViTAttention}
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
-        # which are the ones that `_init_weights` is written for.
-        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
