@@ -42,7 +42,7 @@ class Augmentation:
             geometry: the scale jitter of EoMT and EASE.
         crop (`bool`, *optional*, defaults to `False`):
             Whether a window of `size` is cut out of it, at a random position. Where the window reaches beyond the
-            frame nothing is supervised and nothing prompts.
+            frame nothing prompts and nothing is supervised; maps of the published colors have background there.
         color (`float`, *optional*, defaults to 0.0):
             By how much brightness, contrast and saturation change at most: from 1 - color to 1 + color.
         seed (`int`, *optional*, defaults to 0):

@@ -248,7 +248,9 @@ class AVSCollator(MapReader):
             return masks if drawn is None else [drawn.change_prompt(mask) for mask in masks]
         # At the size of the labels, as in the released program, which takes them from the resized label map.
         label_maps = self.image_processor.prepare_label_maps(maps).numpy()
-        truth = (label_maps > 0) & (label_maps != self.image_processor.ignore_index)
+        truth = label_maps > 0
+        if drawn is not None:
+            truth &= label_maps != self.image_processor.ignore_index  # beyond the frame
         return list(truth) if self.prompt == "truth" else self.prompt(clip, truth)
 
 

@@ -95,7 +95,7 @@ def test_the_fusion_is_that_of_a_mixture_of_centers_at_each_patch(backbone):
         query, key, value = fusion.score_q_proj(audio), fusion.score_k_proj(mixtures), fusion.score_v_proj(mixtures)
         attended = torch.cat([(query[..., h] @ key[..., h].mT / 2).softmax(-1) @ value[..., h] for h in heads], dim=-1)
         token = (fusion.score(attended).softmax(1) * audio).sum(1, keepdim=True)
-        assert_close(fusion.weigh(audio, patches), token)
+        assert_close(fusion.pool_audio(audio, patches), token)
 
 
 # Blocks --------------------------------------------------------------------------------------------------------------

@@ -26,10 +26,10 @@ from transformers.models.dinov3_vit import modeling_dinov3_vit
 
 from stepping_stones_hf import EASEForAudioVisualSegmentation, EASEImageProcessorPil
 from stepping_stones_hf.cli import main
+from stepping_stones_hf.models.conversion import convert_state_dict
 from stepping_stones_hf.models.ease import modeling_ease
 from stepping_stones_hf.models.ease.convert_ease_original import (
     convert_ease_parameter,
-    convert_ease_state_dict,
     infer_ease_config,
 )
 
@@ -387,7 +387,7 @@ def test_full_size_checkpoints_map_one_to_one_but_for_what_is_dead(shared_dir, k
     shapes = json.loads((folder / f"{keys}.json").read_text())
     with torch.device("meta"):
         original = {name: torch.empty(shape) for name, shape in shapes.items()}
-        state_dict = convert_ease_state_dict(original)
+        state_dict = convert_state_dict(original, convert_ease_parameter)
         config = infer_ease_config(state_dict, {})
         model = EASEForAudioVisualSegmentation(config)
     assert {name: tensor.shape for name, tensor in state_dict.items()} == {

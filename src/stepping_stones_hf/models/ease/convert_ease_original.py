@@ -20,9 +20,8 @@ import torch
 from transformers import DINOv3ViTConfig, PreTrainedConfig
 
 from ..backbones import convert_backbone_parameter, count_modules, infer_backbone_config
-from ..conversion import Conversion, load_converted, name_labels, read_json, save_converted
+from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
-from ..vggish.convert_vggish_original import load_checkpoint, load_vggish
 from .configuration_ease import EASEConfig
 from .image_processing_pil_ease import EASEImageProcessorPil
 from .modeling_ease import EASEForAudioVisualSegmentation
@@ -90,6 +89,8 @@ VIT_HEAD_WIDTH = 64
 # A PVT-v2 without its last stage, which all of b0 to b5 have with so many heads.
 PVT_STAGES = 3
 PVT_NUM_ATTENTION_HEADS = [1, 2, 5]
+# Queries and patches of a PVT-v2 fill a square: at 384x384 with so many queries.
+PVT_NUM_QUERIES_384 = 49
 
 
 def convert_ease_parameter(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -111,18 +112,6 @@ def convert_ease_parameter(name: str, tensor: torch.Tensor) -> dict[str, torch.T
     if name.endswith(PACKED):
         return {name.replace(PACKED, f".{part}_proj.weight"): value for part, value in zip("qkv", tensor.chunk(3))}
     return {name: tensor}
-
-
-def convert_ease_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """State dict of a released checkpoint under the names of this library, without what takes part in nothing."""
-    converted = {}
-    for name, tensor in state_dict.items():
-        converted |= convert_ease_parameter(name, tensor)
-    return converted
-
-
-# Queries and patches of a PVT-v2 fill a square: at 384x384 with so many queries.
-PVT_NUM_QUERIES_384 = 49
 
 
 def infer_backbone(state_dict: dict[str, torch.Tensor], fields: dict) -> PreTrainedConfig:
@@ -227,32 +216,22 @@ def convert_ease_checkpoint(
     Raises:
         `ValueError`: the file is no EASE checkpoint.
     """
-    original = load_checkpoint(checkpoint)
-    fields = read_json(config) if config is not None else {}
-    # The released models were trained on torchvggish's embeddings, which are rectified.
-    audio_encoder = load_vggish(vggish, final_relu=True) if vggish is not None else None
-    try:
-        ease_config = infer_ease_config(
-            convert_ease_state_dict(original), fields, audio_encoder.config if audio_encoder is not None else None
-        )
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
-    model = EASEForAudioVisualSegmentation(ease_config)
-    audio_weights = audio_encoder.state_dict() if audio_encoder is not None else {}
-    conversion = load_converted(
-        model,
-        original,
+    model, conversion = convert_checkpoint(
+        checkpoint,
+        config,
+        vggish,
+        EASEForAudioVisualSegmentation,
         convert_ease_parameter,
-        {f"model.audio_encoder.{name}": value for name, value in audio_weights.items()},
+        infer_ease_config,
     )
     if not conversion.unexpected and not conversion.missing:
-        size = ease_config.backbone_config.image_size
+        size = model.config.backbone_config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         image_processor = EASEImageProcessorPil(
-            size={"height": height, "width": width}, localization=ease_config.num_labels == 2
+            size={"height": height, "width": width}, localization=model.config.num_labels == 2
         )
         save_converted(model, EASEProcessor(image_processor, VGGishFeatureExtractor()), output_dir)
     return conversion
 
 
-__all__ = ["convert_ease_checkpoint", "convert_ease_state_dict", "infer_ease_config"]
+__all__ = ["convert_ease_checkpoint", "infer_ease_config"]

@@ -263,9 +263,9 @@ class EASEFusion(nn.Module):
         self.gate_k_proj = nn.Linear(width, width, bias=False)
         self.gate_v_proj = nn.Linear(width, width, bias=False)
 
-    def weigh(self, audio: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    def pool_audio(self, audio: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         """
-        Of audio tokens `(frames, tokens, hidden_size)` one, `(frames, 1, hidden_size)`: their mean, weighted by scores
+        Audio tokens `(frames, tokens, hidden_size)` -> one, `(frames, 1, hidden_size)`: their mean, weighted by scores
         of what each attends to in the frame.
         """
         mixtures = self.assignment(patches)[:, None]  # (frames, 1, patches, centers)
@@ -284,7 +284,7 @@ class EASEFusion(nn.Module):
 
     def forward(self, patches: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         # (frames, patches, hidden_size) and (frames, tokens, audio_hidden_size) -> (frames, patches, hidden_size)
-        audio = self.weigh(self.audio_proj(audio), patches)
+        audio = self.pool_audio(self.audio_proj(audio), patches)
         query = split_heads(self.gate_q_proj(patches), self.num_heads)
         key = split_heads(self.gate_k_proj(audio), self.num_heads)
         value = split_heads(self.gate_v_proj(audio), self.num_heads)
@@ -701,18 +701,15 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
 
         self.post_init()
 
-    def check_inputs(
-        self,
-        pixel_values: torch.FloatTensor,
-        input_features: torch.FloatTensor | None,
-        audio_embeddings: torch.FloatTensor | None,
-        prompt_masks: torch.FloatTensor | None,
-    ) -> None:
-        """Raises a `ValueError` if the inputs do not fit one another or the model, by their shapes and types alone."""
-        super().check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
+    def get_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """
+        Patches of a frame, vertically and horizontally. Raises a `ValueError` where they cannot be laid out as the
+        backbone needs them.
+        """
         check_frame_size(pixel_values, PATCH_STRIDE)
         height, width = pixel_values.shape[-2:]
-        num_patches = (height // PATCH_STRIDE) * (width // PATCH_STRIDE)
+        grid = (height // PATCH_STRIDE, width // PATCH_STRIDE)
+        num_patches = grid[0] * grid[1]
         num_tokens = self.config.num_queries + num_patches
         if self.config.is_pvt and math.isqrt(num_tokens) ** 2 != num_tokens:
             raise ValueError(
@@ -720,6 +717,7 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
                 f"together with {self.config.num_queries} queries, and a PVT-v2 lays them out in one. Use frames of "
                 f"another size, or num_queries={(math.isqrt(num_patches) + 1) ** 2 - num_patches}."
             )
+        return grid
 
     def fuse(self, hidden_states: torch.Tensor, audio: torch.Tensor, num_patches: int) -> torch.Tensor:
         """Fuses audio tokens into the patches, which are the last of the tokens."""
@@ -741,19 +739,19 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
         return queries, torch.einsum("nqc,nchw->nqhw", self.mask_head(queries), mask_features)
 
     @torch.no_grad()
-    def find_predicted_places(self, mask_logits: torch.Tensor, grid: tuple[int, int], block: int) -> torch.BoolTensor:
+    def find_predicted_patches(self, mask_logits: torch.Tensor, grid: tuple[int, int], block: int) -> torch.BoolTensor:
         """
-        Where the queries may attend in a joint block in training, `(frames, queries, patches)`: inside their predicted
-        masks; those that leave theirs out, everywhere.
+        What the queries may attend to in a joint block in training, `(frames, queries, patches)`: patches inside their
+        predicted masks; those that leave theirs out, all patches.
         """
         logits = nn.functional.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False)
         leaves_out = torch.rand(logits.shape[:2], device=logits.device) > self.attn_mask_probs[block]
         return (logits.flatten(2) > 0) | leaves_out[..., None]
 
-    def find_prompted_places(self, prompt: torch.Tensor) -> torch.BoolTensor:
+    def find_prompted_patches(self, prompt: torch.Tensor) -> torch.BoolTensor:
         """
-        Where all queries may attend in the first joint block, `(frames, queries, patches)`: inside the prompt
-        `(frames, 1, h, w)`; in a frame in which nothing sounds, everywhere.
+        What all queries may attend to in the first joint block, `(frames, queries, patches)`: patches inside the
+        prompt `(frames, 1, h, w)`; in a frame in which nothing sounds, all patches.
         """
         is_open = prompt.flatten(2) >= 0.5
         is_open = is_open | ~is_open.any(dim=-1, keepdim=True)
@@ -762,7 +760,7 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
     def make_attention_mask(self, is_open: torch.BoolTensor, num_tokens: int, dtype: torch.dtype) -> torch.Tensor:
         """
         `(frames, queries, patches)`, True where a query may attend -> `(frames, 1, tokens, tokens)`, to be added to
-        the attention logits. All other tokens may attend everywhere, and the queries to all tokens but the patches.
+        the attention logits. All other tokens may attend to all tokens, and the queries to all that are no patches.
         """
         _, num_queries, num_patches = is_open.shape
         mask = torch.zeros_like(is_open, dtype=dtype).masked_fill(~is_open, torch.finfo(dtype).min)
@@ -791,12 +789,12 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
             (`config.use_mask_prompt=True`), refused by any other.
         """
         self.check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
+        grid = self.get_grid(pixel_values)
+        num_patches = grid[0] * grid[1]
         if audio_embeddings is None:
             audio_embeddings = self.get_audio_embeddings(input_features)
         audio = self.audio_enhancer(audio_embeddings)
         hidden_states, block_kwargs = self.backbone.embed(pixel_values)
-        grid = (pixel_values.shape[-2] // PATCH_STRIDE, pixel_values.shape[-1] // PATCH_STRIDE)
-        num_patches = grid[0] * grid[1]
 
         prompt, mask_prompt = None, None
         # CODEPATH: mask-prompted models, which the released program does not have
@@ -823,10 +821,10 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
                 if self.training:
                     states, logits = self.predict(self.backbone.norm(hidden_states), grid, mask_prompt)
                     query_states, mask_logits = (*query_states, states), (*mask_logits, logits)
-                    is_open = self.find_predicted_places(logits, grid, joint_index)
+                    is_open = self.find_predicted_patches(logits, grid, joint_index)
                 # CODEPATH: "origin" in all released models, "prompt" in mask-prompted ones
                 if joint_index == 0 and self.config.attention_mask_init == "prompt":
-                    is_open = self.find_prompted_places(prompt)
+                    is_open = self.find_prompted_patches(prompt)
                 block_kwargs["attention_mask"] = (
                     self.make_attention_mask(is_open, hidden_states.shape[1], hidden_states.dtype)
                     if is_open is not None
