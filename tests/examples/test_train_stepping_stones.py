@@ -566,6 +566,18 @@ def test_a_process_that_is_killed_goes_on_in_another_one(
     assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["data_dir", "shared_dir"])
+def test_both_stages_of_ease_learn_on_drawn_and_on_real_clips(data, request, tmp_path):
+    folder = request.getfixturevalue(data)
+    recipe = {"config": EXAMPLES / "configs" / "mini_ease.yaml", "dataloader_num_workers": 0}
+    recipe |= {"data_dir": folder / "real_clips" if data == "shared_dir" else folder, "num_warmup_steps": 5}
+    run(tmp_path, recipe, {"stage_1_max_steps": 20, "stage_2_max_steps": 20})
+    for stage in (1, 2):
+        losses = [float(row["loss"]) for row in read_log(tmp_path / f"stage_{stage}" / "log.csv") if row["loss"]]
+        assert len(losses) == 20 and np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
 # Several processes ---------------------------------------------------------------------------------------------------
 
 
