@@ -185,7 +185,7 @@ def load_trajectory(stage: int, fixtures_dir: Path, request) -> dict:
 class OneClip:
     """Stands in for `StepBatches`: epochs of three steps with the same clip."""
 
-    collator = SimpleNamespace(prompt=None)
+    collator = SimpleNamespace(prompt=None, transform=None)
 
     def __init__(self, batch: dict):
         self.batch = batch
@@ -689,14 +689,15 @@ def test_without_patterns_phase_1_trains_everything_but_the_adapters(common, tmp
         script, "compute_gradients", lambda _, model, *args: models.append(model) or compute_gradients(_, model, *args)
     )
     monkeypatch.setattr(
-        torch.optim, "AdamW", lambda parameters, **kwargs: optimizers.append(parameters) or adamw(parameters, **kwargs)
+        torch.optim, "AdamW", lambda groups, **kwargs: optimizers.append(groups) or adamw(groups, **kwargs)
     )
     run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": STEPS + 1, "stage_1_phase_2_epoch": 1})
     first, second = models[0], models[STEPS]
     adapters = {name for name, _ in first.named_parameters() if re.search(BACKBONE_ADAPTERS, name)}
     assert first is not second
     assert not any(first.get_parameter(name).any() for name in adapters)
-    assert len(optimizers[1]) - len(optimizers[0]) == len(adapters)
+    counts = [sum(len(group["params"]) for group in groups) for groups in optimizers]
+    assert counts[1] - counts[0] == len(adapters)
 
 
 def test_a_phase_outside_of_the_epochs_is_an_error(common, tmp_path):
