@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where `make demo` writes: data, checkpoints, the table and the pictures.
 DEMO ?= runs/mini
 
-.PHONY: demo test test-slow browser-test quality style clean
+.PHONY: demo test test-slow test-matrix browser-test quality style clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,28 @@ test: quality
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,adapt,export]"
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# The suite on other releases than the pinned ones, each in an environment of its own: the oldest transformers that
+# setup.cfg admits, what is pinned, the newest transformers, and the newest of everything that setup.cfg admits.
+# `make test-matrix-newest` runs one of them, `make --keep-going test-matrix` all of them whatever fails.
+MATRIX := oldest-transformers pinned newest-transformers newest
+OLDEST_TRANSFORMERS := $(shell sed -n 's/^ *transformers>=\([0-9.]*\).*/\1/p' setup.cfg)
+constraints-oldest-transformers := sed 's/^transformers==.*/transformers==$(OLDEST_TRANSFORMERS)/' constraints.txt
+constraints-pinned := cat constraints.txt
+constraints-newest-transformers := grep -v -E '^(transformers|tokenizers|huggingface_hub)==' constraints.txt
+constraints-newest := true
+
+test-matrix: $(MATRIX:%=test-matrix-%)
+
+# Pip is run each time, since what is newest changes.
+test-matrix-%:
+	$(PYTHON) -m venv .venv-matrix/$*
+	$(constraints-$*) > .venv-matrix/$*/constraints.txt
+	.venv-matrix/$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-c .venv-matrix/$*/constraints.txt -e ".[dev]"
+	.venv-matrix/$*/bin/python -m pip list --disable-pip-version-check --format freeze \
+		| grep -E '^(accelerate|datasets|evaluate|huggingface_hub|numpy|pillow|torch|torchvision|transformers)=='
+	.venv-matrix/$*/bin/python -m pytest -n 2 -m "not slow"
 
 # The demo's page in a real browser. SCREENSHOT=page.png keeps a picture of it.
 browser-test: $(VENV)/.installed
@@ -46,5 +68,5 @@ style: $(VENV)/.installed
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) .venv-matrix build dist .pytest_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -132,6 +132,20 @@ class TestSounds:
         assert len(found) == pytest.approx(16_000, abs=1)
         assert find_pitch(np.resize(found.numpy(), 16_000), 16_000) == pytest.approx(300, abs=1)
 
+    @pytest.mark.parametrize(("layout", "channels"), [("5.1", 6), ("7.1", 8), ("hexadecagonal", 16)])
+    def test_of_any_number_of_channels_the_mean_is_heard(self, tmp_path, layout, channels):
+        path = tmp_path / "clip.mkv"
+        scales = np.linspace(-0.2, 1, channels)
+        tone = make_tone(300, 48_000, 1)[0]
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("pcm_f32le", rate=48_000, layout=layout)
+            samples = np.outer(tone, scales).astype(np.float32).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = 48_000, 0, Fraction(1, 48_000)
+            container.mux([*stream.encode(frame), *stream.encode()])
+        (second,) = read_seconds(make_video(tmp_path / "clip.mp4", seconds=1), path)
+        np.testing.assert_allclose(second.waveform, scales.mean() * tone, atol=1e-4)
+
     def test_the_first_track_that_can_be_decoded_is_heard(self, tmp_path):
         path = tmp_path / "clip.mkv"
         with av.open(str(path), "w") as container:

@@ -308,13 +308,14 @@ def decode_sound(
                 # The end, or other recordings that were joined to the first, whose rate or channels are others.
                 if resampler is not None:
                     frames = resampler.resample(None)
-                resampler, kind = av.AudioResampler(format="fltp", layout=layout, rate=rate), now
+                # Not channel by channel: PyAV reads beyond the end of frames of eight planes and more.
+                resampler, kind = av.AudioResampler(format="flt", layout=layout, rate=rate), now
             if frame is not None:
                 frames = [*frames, *resampler.resample(frame)]
             # A sound that begins later or earlier than the picture, or stops in between. Less is the clock's step.
             silent = 0 if time is None else round((time - start) * rate) - length
             for resampled in frames:
-                samples = resampled.to_ndarray()
+                samples = resampled.to_ndarray().reshape(-1, resampled.layout.nb_channels).T
                 broken = np.flatnonzero(~np.isfinite(samples).all(axis=0))
                 if len(broken):
                     raise ValueError(

@@ -631,6 +631,16 @@ class TestLoadDataset:
         assert len(video_ids(load("s4", root, split="train", streaming=True))) == 3
 
     @pytest.mark.parametrize("streaming", [False, True])
+    @pytest.mark.parametrize("name", ["copy [1-9]", "which?", "all **", "{a,b}", "zip::disk", "!not"])
+    def test_path_may_look_like_a_pattern_and_lead_over_a_link(self, mini_dir, tmp_path, load, name, streaming):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "AVSBench").symlink_to(mini_dir)
+        clips = load("ms3", tmp_path / name / "AVSBench", split="train", streaming=streaming)
+        expected = load("ms3", mini_dir, split="train")
+        assert video_ids(clips) == video_ids(expected)
+        for row, other in zip(clips, expected):
+            assert_same_images(row["frames"], other["frames"])
+
     def test_home_folder_may_be_abbreviated(self, mini_dir, monkeypatch, load, streaming):
         monkeypatch.setenv("HOME", str(mini_dir.parent))
         assert len(list(load("s4", f"~/{mini_dir.name}", split="train", streaming=streaming))) == 3

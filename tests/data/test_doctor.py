@@ -215,6 +215,10 @@ def lengthen_sound(root: Path) -> None:
     write_sound(first_clip(root) / "audio.wav", 44_100 * 11, 44_100)
 
 
+def record_at_odd_rate(root: Path) -> None:
+    write_sound(first_clip(root) / "audio.wav", 47_999 * 10, 47_999)
+
+
 def repeat_row(root: Path) -> None:
     write_rows(root, [*read_rows(root), first_row(root)])
 
@@ -223,6 +227,7 @@ def repeat_row(root: Path) -> None:
 WARNINGS = {
     "frames of two sizes": (shrink_frame, r"3.jpg has 40x30 pixels, most frames of the clip have 85x64"),
     "long sound": (lengthen_sound, r"audio.wav has 11.00 s of sound for a clip of 10 s"),
+    "odd sampling rate": (record_at_odd_rate, r"audio.wav has a sampling rate of 47999 Hz.* Resample it to 16000 Hz"),
     "unnamed class": (lambda root: edit_first_row(root, a_obj="harp"), r"labels_rgb: masks have .+, a_obj names harp"),
     "no named class": (lambda root: edit_first_row(root, a_obj="off-the-screen"), r"masks have .+ names no class"),
     "repeated row": (repeat_row, r"metadata.csv has 2 rows for this clip \(train, train\)"),
@@ -274,6 +279,11 @@ def test_sound_is_too_short_exactly_where_the_feature_extractor_refuses_it(mini_
     (finding,) = [finding for finding in diagnose(mini_copy).findings if finding.path == path]
     assert finding.severity == "warning"
     extractor(soundfile.read(path)[0], sampling_rate=16_000)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
+def test_usual_sampling_rates_are_not_warned_of(mini_copy, rate):
+    assert new_findings(mini_copy, lambda root: write_sound(first_clip(root) / "audio.wav", 10 * rate, rate)) == []
 
 
 def test_frames_of_v1_that_are_not_of_the_published_size_are_warned_of_once_a_split(mini_copy):

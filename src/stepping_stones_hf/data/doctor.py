@@ -19,6 +19,7 @@ An error is what [`load_avsbench`] refuses to read, with its default arguments, 
 hear; everything else is a warning or, where nothing need be done, an info.
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from typing import Literal
 import numpy as np
 from datasets.utils import tqdm
 
-from ..media import check_image, check_png, read_audio
+from ..media import MIN_COMMON_FACTOR, check_image, check_png, read_audio
 from . import layout
 from .labels import CLASS_NAMES, color_to_index
 from .layout import Clip, Config, Metadata, find_metadata, find_root, is_semantic, read_metadata
@@ -218,6 +219,12 @@ def check_audio(report: ClipReport) -> None:
             report.add("error", path, message)
         elif abs(seconds - expected) > AUDIO_TOLERANCE_SECONDS:
             report.add("warning", path, f"{path} has {seconds:.2f} s of sound for a clip of {expected} s.")
+        if math.gcd(report.sampling_rate, 16_000) < MIN_COMMON_FACTOR:
+            message = (
+                f"{path} has a sampling rate of {report.sampling_rate} Hz, which shares few factors with the 16000 Hz that"
+                " VGGish hears: each reading takes seconds. Resample it to 16000 Hz once."
+            )
+            report.add("warning", path, message)
 
 
 def check_frame_sizes(metadata_path: Path, reports: list[ClipReport]) -> list[Finding]:
