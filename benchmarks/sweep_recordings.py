@@ -11,15 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What `read_seconds` sees and hears in recordings of many kinds, against plain decoding with PyAV and FFmpeg's filters.
+"""
+What `read_seconds` sees and hears in recordings of many kinds, against plain decoding with PyAV and FFmpeg's filters.
 
     python benchmarks/sweep_recordings.py > docs/source/results/recordings.md
 
 Videos and sounds, of containers x codecs x rates x layouts x rotations x damage, are made from nothing. Of each video
-the frames at the middle of its seconds are compared, by presentation time, and the sound at 16 kHz: read_seconds' as the
-feature extractor resamples it, and the reference as FFmpeg's filter `aresample` mixes, resamples and aligns it to the
-picture. One Markdown table is printed; the run fails where a difference has no explanation, or damage not the error
-that is expected.
+the frames at the middle of its seconds are compared, by presentation time, and the sound at 16 kHz: that of
+`read_seconds` as the feature extractor resamples it, and the reference as FFmpeg's filter `aresample` mixes, resamples
+and aligns it to the picture. One Markdown table is printed; the run fails where a difference has no explanation, or
+damage not the error that is expected.
 """
 
 import math
@@ -104,7 +105,9 @@ def write(
                 pictures.set_display_rotation(rotation)
         if audio is not None:
             # Vorbis' own encoder counts as experimental.
-            sounds = container.add_stream(audio, rate=rate, layout=layout, options={"strict": "experimental"} | (audio_options or {}))
+            sounds = container.add_stream(
+                audio, rate=rate, layout=layout, options={"strict": "experimental"} | (audio_options or {})
+            )
         if video is not None:
             for index in range(fps * SECONDS if moments is None else len(moments)):
                 frame = av.VideoFrame.from_ndarray(draw(index, *size), format="rgb24")
@@ -214,18 +217,26 @@ def decode_pictures(path: Path) -> tuple[list[float], list[Image.Image], float, 
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate
-        # AVI has no times of presentation, which matters where frames are stored in another order. Their rate is fixed.
+        # AVI has no times of presentation, which matters where frames are stored in another order. The rate is fixed.
         reordered = container.format.name == "avi" and stream.codec_context.name == "h264"
     frames = list(decode(path, "video"))
     times = [index / float(rate) if reordered else frame.time for index, frame in enumerate(frames)]
     last = frames[-1]
     stay = float(last.duration * last.time_base) if last.duration else float(1 / rate)
-    return [time - times[0] for time in times], [frame.to_image() for frame in frames], times[0], times[-1] + stay - times[0]
+    return (
+        [time - times[0] for time in times],
+        [frame.to_image() for frame in frames],
+        times[0],
+        times[-1] + stay - times[0],
+    )
 
 
 def decode_sound(path: Path, start: float, layout: str | None) -> np.ndarray:
     """
-    (samples,) at 16 kHz from `start` on, as FFmpeg aligns sound to a picture (`async`); mixed to a layout by FFmpeg's law, and then, or else, the mean of the channels.
+    """
+    (samples,) at 16 kHz from `start` on, as FFmpeg aligns sound to a picture (`async`); mixed to a layout by
+    FFmpeg's law, and then, or else, the mean of the channels.
+    """
     """
     blocks, graph, kind = [], None, None
     for frame in [*decode(path, "audio"), None]:
@@ -321,7 +332,9 @@ def compare(path: Path, recording: Recording, picture: Path) -> list[str]:
     since = start
     if recording.is_sound:
         with av.open(str(path)) as container:
-            since = (container.start_time or 0) / av.time_base  # not when the decoder's first frame is: some swallow one
+            since = (
+                container.start_time or 0
+            ) / av.time_base  # not when the decoder's first frame is: some swallow one
     plain = fit(decode_sound(path, since, "mono"), len(heard))
     difference, correlation = get_difference(heard, plain), np.corrcoef(heard, plain)[0, 1]
 
@@ -395,78 +408,173 @@ UNEVEN = [0.0, 0.04, 0.08, 0.45, 0.55, 1.3, 1.52, 2.49, 2.51, 3.2, 3.9]
 VIDEOS = [
     Recording("phone.mp4", make(rate=44_100), "H.264, AAC of 44.1 kHz"),
     Recording("b_frames.mp4", make(options=B_FRAMES), "H.264 with B-frames, AAC of 48 kHz"),
-    Recording("hevc.mp4", make(video="libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}, layout="5.1"), "HEVC of 10 bits, AAC 5.1"),
+    Recording(
+        "hevc.mp4",
+        make(video="libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}, layout="5.1"),
+        "HEVC of 10 bits, AAC 5.1",
+    ),
     Recording("surround.mkv", make(audio="eac3", layout="5.1"), "H.264, E-AC-3 5.1"),
-    Recording("studio.mov", make(video="prores_ks", pix_fmt="yuv422p10le", audio="pcm_s24le", rate=96_000), "ProRes, PCM of 24 bits and 96 kHz"),
-    Recording("camera.mov", make(video="mjpeg", pix_fmt="yuvj422p", audio="pcm_s16be", rate=32_000, layout="mono"), "Motion JPEG of full range, PCM of 32 kHz"),
+    Recording(
+        "studio.mov",
+        make(video="prores_ks", pix_fmt="yuv422p10le", audio="pcm_s24le", rate=96_000),
+        "ProRes, PCM of 24 bits and 96 kHz",
+    ),
+    Recording(
+        "camera.mov",
+        make(video="mjpeg", pix_fmt="yuvj422p", audio="pcm_s16be", rate=32_000, layout="mono"),
+        "Motion JPEG of full range, PCM of 32 kHz",
+    ),
     Recording("vp9.mkv", make(video="libvpx-vp9", audio="libopus"), "VP9, Opus"),
     Recording("vp8.webm", make(video="libvpx", audio="vorbis", rate=44_100), "VP8, Vorbis"),
     Recording("av1.webm", make(video="libsvtav1", audio="libopus", layout="mono"), "AV1, Opus"),
-    Recording("lossless.mkv", make(video="ffv1", pix_fmt="yuv444p", audio="flac", rate=88_200), "FFV1, FLAC of 88.2 kHz"),
+    Recording(
+        "lossless.mkv", make(video="ffv1", pix_fmt="yuv444p", audio="flac", rate=88_200), "FFV1, FLAC of 88.2 kHz"
+    ),
     Recording("divx.avi", make(video="mpeg4", audio="libmp3lame", fps=25), "MPEG-4, MP3"),
-    Recording("b_frames.avi", make(options=B_FRAMES, audio="ac3"), "H.264 with B-frames in AVI, which has no times of presentation"),
-    Recording("webcam.avi", make(video="mjpeg", pix_fmt="yuvj420p", audio="pcm_u8", rate=11_025, layout="mono"), "Motion JPEG, PCM of 8 bits and 11.025 kHz"),
+    Recording(
+        "b_frames.avi",
+        make(options=B_FRAMES, audio="ac3"),
+        "H.264 with B-frames in AVI, which has no times of presentation",
+    ),
+    Recording(
+        "webcam.avi",
+        make(video="mjpeg", pix_fmt="yuvj420p", audio="pcm_u8", rate=11_025, layout="mono"),
+        "Motion JPEG, PCM of 8 bits and 11.025 kHz",
+    ),
     Recording("broadcast.ts", make(video="mpeg2video", audio="mp2", fps=25), "MPEG-2, MP2; the clock begins at 1.4 s"),
     Recording("stream.ts", make(options=B_FRAMES), "H.264 with B-frames, AAC; the clock begins at 1.4 s"),
     Recording("disc.mpg", make(video="mpeg1video", audio="mp2", fps=25, rate=44_100), "MPEG-1, MP2"),
     Recording("old_web.flv", make(video="flv", audio="libmp3lame", rate=22_050), "Sorenson H.263, MP3 of 22.05 kHz"),
-    Recording("old_phone.3gp", make(video="h263", size=(176, 144), audio="libopencore_amrnb", rate=8_000, layout="mono"), "H.263, AMR of 8 kHz"),
-    Recording("windows.wmv", make(video="wmv2", audio="wmav2", audio_options={"b": "128k"}, fps=25, rate=44_100), "WMV 8, WMA 2"),
+    Recording(
+        "old_phone.3gp",
+        make(video="h263", size=(176, 144), audio="libopencore_amrnb", rate=8_000, layout="mono"),
+        "H.263, AMR of 8 kHz",
+    ),
+    Recording(
+        "windows.wmv",
+        make(video="wmv2", audio="wmav2", audio_options={"b": "128k"}, fps=25, rate=44_100),
+        "WMV 8, WMA 2",
+    ),
     Recording("archive.mxf", make(video="mpeg2video", audio="pcm_s16le", fps=25), "MPEG-2, PCM in MXF"),
-    Recording("rare.nut", make(video="huffyuv", pix_fmt="yuv422p", audio="adpcm_ms", rate=12_000), "Huffyuv, ADPCM of 12 kHz"),
-    Recording("turned_90.mp4", make(rotation=90), "to be turned by 90 degrees", lambda picture: picture.transpose(Image.Transpose.ROTATE_90)),
-    Recording("turned_180.mp4", make(rotation=180), "to be turned by 180 degrees", lambda picture: picture.transpose(Image.Transpose.ROTATE_180)),
-    Recording("turned_270.mov", make(rotation=-90), "to be turned by -90 degrees", lambda picture: picture.transpose(Image.Transpose.ROTATE_270)),
-    Recording("mirrored.mp4", mirror, "to be mirrored", lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+    Recording(
+        "rare.nut", make(video="huffyuv", pix_fmt="yuv422p", audio="adpcm_ms", rate=12_000), "Huffyuv, ADPCM of 12 kHz"
+    ),
+    Recording(
+        "turned_90.mp4",
+        make(rotation=90),
+        "to be turned by 90 degrees",
+        lambda picture: picture.transpose(Image.Transpose.ROTATE_90),
+    ),
+    Recording(
+        "turned_180.mp4",
+        make(rotation=180),
+        "to be turned by 180 degrees",
+        lambda picture: picture.transpose(Image.Transpose.ROTATE_180),
+    ),
+    Recording(
+        "turned_270.mov",
+        make(rotation=-90),
+        "to be turned by -90 degrees",
+        lambda picture: picture.transpose(Image.Transpose.ROTATE_270),
+    ),
+    Recording(
+        "mirrored.mp4", mirror, "to be mirrored", lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    ),
     Recording("odd_size.mp4", make(size=(65, 47), pix_fmt="yuv444p"), "65x47 pixels, yuv444p"),
     Recording("wide_pixels.mp4", make(aspect=Fraction(4, 3)), "pixels that are not square"),
     Recording("uneven.mkv", make(moments=UNEVEN), "frames at uneven times"),
     Recording("same_time.mkv", make(video="libvpx", moments=[0, 0.4, 0.4, 1, 2, 3]), "two frames at one time"),
     Recording("late_sound.mp4", make(sound_start=0.7), "sound that begins 0.7 s late"),
-    Recording("early_sound.mkv", make(moments=[1 + index / 10 for index in range(30)]), "sound that begins 1 s before the picture"),
+    Recording(
+        "early_sound.mkv",
+        make(moments=[1 + index / 10 for index in range(30)]),
+        "sound that begins 1 s before the picture",
+    ),
     Recording("short_sound.mp4", make(sound_seconds=1.5), "sound of 1.5 s"),
     Recording("gap.mkv", make(audio="pcm_s16le", gap=(1.2, 2.6)), "no sound from 1.2 s to 2.6 s"),
     Recording("odd_rate.mkv", make(audio="pcm_s16le", rate=22_051), "a rate of 22051 Hz"),
     Recording("eight.mkv", make(audio="pcm_s16le", layout="7.1"), "PCM of eight channels"),
-]  # fmt: skip
+]
 
 SOUNDS = [
     Recording("music.mp3", make(video=None, audio="libmp3lame", rate=44_100), "MP3", is_sound=True),
-    Recording("joined.mp3", join({"video": None, "audio": "libmp3lame", "rate": 44_100, "sound_seconds": 2}, {"video": None, "audio": "libmp3lame", "rate": 24_000, "layout": "mono", "sound_seconds": 2}), "MP3 of 44.1 kHz stereo, then 24 kHz mono", is_sound=True),
+    Recording(
+        "joined.mp3",
+        join(
+            {"video": None, "audio": "libmp3lame", "rate": 44_100, "sound_seconds": 2},
+            {"video": None, "audio": "libmp3lame", "rate": 24_000, "layout": "mono", "sound_seconds": 2},
+        ),
+        "MP3 of 44.1 kHz stereo, then 24 kHz mono",
+        is_sound=True,
+    ),
     Recording("music.m4a", make(video=None, audio="alac", rate=44_100), "ALAC", is_sound=True),
     Recording("radio.aac", make(video=None, audio="aac", rate=24_000), "AAC without a container", is_sound=True),
     Recording("voice.ogg", make(video=None, audio="libopus", layout="mono"), "Opus", is_sound=True),
     Recording("music.ogg", make(video=None, audio="vorbis", rate=44_100), "Vorbis", is_sound=True),
-    Recording("master.flac", make(video=None, audio="flac", rate=96_000, layout="quad"), "FLAC of four channels and 96 kHz", is_sound=True),
-    Recording("master.wav", make(video=None, audio="pcm_f32le", rate=192_000), "floating point numbers, 192 kHz", is_sound=True),
-    Recording("telephone.wav", make(video=None, audio="pcm_mulaw", rate=8_000, layout="mono"), "mu-law of 8 kHz", is_sound=True),
+    Recording(
+        "master.flac",
+        make(video=None, audio="flac", rate=96_000, layout="quad"),
+        "FLAC of four channels and 96 kHz",
+        is_sound=True,
+    ),
+    Recording(
+        "master.wav",
+        make(video=None, audio="pcm_f32le", rate=192_000),
+        "floating point numbers, 192 kHz",
+        is_sound=True,
+    ),
+    Recording(
+        "telephone.wav",
+        make(video=None, audio="pcm_mulaw", rate=8_000, layout="mono"),
+        "mu-law of 8 kHz",
+        is_sound=True,
+    ),
     Recording("film.ac3", make(video=None, audio="ac3", layout="5.1"), "AC-3 5.1", is_sound=True),
     Recording("studio.aiff", make(video=None, audio="pcm_s24be", rate=48_000), "AIFF of 24 bits", is_sound=True),
-    Recording("music.wma", make(video=None, audio="wmav2", audio_options={"b": "128k"}, rate=44_100), "WMA", is_sound=True),
-]  # fmt: skip
+    Recording(
+        "music.wma", make(video=None, audio="wmav2", audio_options={"b": "128k"}, rate=44_100), "WMA", is_sound=True
+    ),
+]
 
 DAMAGED = [
     Recording("cut.mkv", cut_off(0.7), "70 % of an mkv"),
     Recording("cut.ts", cut_off(0.7), "70 % of a ts"),
     Recording("cut.webm", cut_off(0.8, video="libvpx", audio="libopus"), "80 % of a webm"),
-    Recording("cut_fragments.mp4", cut_off(0.7, container_options={"movflags": "frag_keyframe+empty_moov"}, options={"g": "10"}), "70 % of an mp4 in fragments"),
+    Recording(
+        "cut_fragments.mp4",
+        cut_off(0.7, container_options={"movflags": "frag_keyframe+empty_moov"}, options={"g": "10"}),
+        "70 % of an mp4 in fragments",
+    ),
     Recording("cut.avi", cut_off(0.7, video="mpeg4", audio="libmp3lame", fps=25), "70 % of an avi, without its index"),
     Recording("cut.flv", cut_off(0.7, video="flv", audio="libmp3lame", rate=44_100), "70 % of an flv"),
     Recording("bad_picture.mp4", spoil("video", 12, 2), "two packets of H.264 are zeros"),
     Recording("bad_sound.mp4", spoil("audio", 30, 3), "three packets of AAC are zeros"),
     Recording("bad_sound.mkv", spoil("audio", 30, 3, audio="ac3"), "three packets of AC-3 are zeros"),
     Recording("bad_middle.ts", spoil_bytes(0.4, 0.5), "a tenth of a ts is zeros"),
-    Recording("bad_middle.mpg", spoil_bytes(0.4, 0.45, video="mpeg2video", audio="mp2", fps=25), "a twentieth of an mpg is zeros"),
+    Recording(
+        "bad_middle.mpg",
+        spoil_bytes(0.4, 0.45, video="mpeg2video", audio="mp2", fps=25),
+        "a twentieth of an mpg is zeros",
+    ),
     Recording("cut.mp4", cut_off(0.7), "70 % of an mp4, whose index is at its end", error="cannot be read"),
     Recording("cut.mov", cut_off(0.7, video="mpeg4", audio="pcm_s16le"), "70 % of a mov", error="cannot be read"),
     Recording("zeros.mp4", spoil_bytes(0, 1), "nothing but zeros", error="cannot be read"),
     Recording("no_bytes.mp4", lambda path: path.write_bytes(b""), "empty", error="is empty"),
-    Recording("page.mp4", lambda path: path.write_text("<html>404</html>\n" * 50), "a web page", error="cannot be read"),
-    Recording("leap.mkv", make(moments=[0, 0.1, 0.2, 90_000, 90_000.1]), "a clock that leaps by a day", error="The clock of"),
-    Recording("joined.ts", join({"sound_seconds": 4}, {"sound_seconds": 4}), "two ts files in one: the clock jumps back", error="The clock of"),
+    Recording(
+        "page.mp4", lambda path: path.write_text("<html>404</html>\n" * 50), "a web page", error="cannot be read"
+    ),
+    Recording(
+        "leap.mkv", make(moments=[0, 0.1, 0.2, 90_000, 90_000.1]), "a clock that leaps by a day", error="The clock of"
+    ),
+    Recording(
+        "joined.ts",
+        join({"sound_seconds": 4}, {"sound_seconds": 4}),
+        "two ts files in one: the clock jumps back",
+        error="The clock of",
+    ),
     Recording("silent.mp4", make(audio=None), "no audio track", error="no audio track"),
     Recording("sound.mp4", make(video=None), "no video track", error="no video track"),
-]  # fmt: skip
+]
 
 
 def main() -> int:

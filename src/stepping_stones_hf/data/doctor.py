@@ -221,8 +221,8 @@ def check_audio(report: ClipReport) -> None:
             report.add("warning", path, f"{path} has {seconds:.2f} s of sound for a clip of {expected} s.")
         if math.gcd(report.sampling_rate, 16_000) < MIN_COMMON_FACTOR:
             message = (
-                f"{path} has a sampling rate of {report.sampling_rate} Hz, which shares few factors with the 16000 Hz that"
-                " VGGish hears: each reading takes seconds. Resample it to 16000 Hz once."
+                f"{path} has a sampling rate of {report.sampling_rate} Hz, which shares few factors with the 16000 Hz"
+                " that VGGish hears: each reading takes seconds. Resample it to 16000 Hz once."
             )
             report.add("warning", path, message)
 
