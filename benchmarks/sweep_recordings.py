@@ -233,10 +233,8 @@ def decode_pictures(path: Path) -> tuple[list[float], list[Image.Image], float, 
 
 def decode_sound(path: Path, start: float, layout: str | None) -> np.ndarray:
     """
-    """
     (samples,) at 16 kHz from `start` on, as FFmpeg aligns sound to a picture (`async`); mixed to a layout by
     FFmpeg's law, and then, or else, the mean of the channels.
-    """
     """
     blocks, graph, kind = [], None, None
     for frame in [*decode(path, "audio"), None]:
