@@ -414,7 +414,7 @@ class Killed(BaseException):
 
 
 def run_until(monkeypatch, owner, name: str, call: int, after: bool, when, output_dir: Path, *arguments: dict) -> None:
-    """Runs the script until it calls a function the `call`-th time with arguments that fulfil `when`."""
+    """Runs the script until it calls a function the `call`-th time with arguments that fulfill `when`."""
     original, calls = getattr(owner, name), []
 
     def replacement(*args, **kwargs):
