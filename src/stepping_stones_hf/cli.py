@@ -23,6 +23,7 @@ from inspect import signature
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 
 __all__ = ["main"]
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError, SafetensorError) as error:
         # Messages of bad input say what to do; a stack trace would bury them.
         print(f"stepping-stones: {error}", file=sys.stderr)
         return 1
