@@ -179,7 +179,7 @@ def make_page(segment: Pipeline) -> gr.Blocks:
                     parts.append(gr.Video(interactive=False, show_label=False, height=360, elem_id=f"{name}-video"))
                     parts.append(gr.HTML(elem_id=f"{name}-timeline"))
         with gr.Column(elem_id="strips"):
-            gr.Markdown("### What it saw, painted and heard: with its own sound, and with the other")
+            gr.Markdown("### What it saw, marked and heard: with its own sound, and with the other")
             for name, parts in shown.items():
                 parts.append(gr.Image(interactive=False, show_label=False, buttons=[], elem_id=f"{name}-strip"))
         own, video = shown["own"][:2]

@@ -197,14 +197,14 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="write summary and findings as one JSON object")
     command.add_argument("--allow-outside-links", action="store_true", help="follow links that leave the folder")
 
-    command = commands.add_parser("segment", help="paint a video with what sounds in it, second by second")
+    command = commands.add_parser("segment", help="annotate a video with what sounds in it, second by second")
     command.set_defaults(run=segment)
     command.add_argument("video", type=Path, metavar="VIDEO", help="any file that FFmpeg reads")
     command.add_argument("-o", "--output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv (VIDEO_segmented.mp4)")
     command.add_argument(
         "--model", default=DEMO_MODEL, metavar="DIR_OR_REPO", help="a two-stage repository, or a model without prompt"
     )
-    command.add_argument("--localizer", metavar="DIR_OR_REPO", help="first stage, if not the repository's localizer/")
+    command.add_argument("--localizer", metavar="DIR_OR_REPO", help="localizer, if not the repository's localizer/")
     command.add_argument("--masks", type=Path, metavar="DIR", help="new folder for a PNG of class indices each second")
     command.add_argument("--json", type=Path, metavar="FILE", help="file for the timeline")
     command.add_argument("--audio", metavar="FILE", help="another file's sound, or the word silence")

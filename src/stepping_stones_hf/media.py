@@ -331,7 +331,7 @@ def to_mono(waveform: np.ndarray | torch.Tensor | Sequence, name: str) -> np.nda
         index = tuple(np.argwhere(~np.isfinite(samples))[0].tolist())
         raise ValueError(
             f"`{name}` has samples that are NaN or infinite, the first at index {index} of shape {samples.shape}: "
-            f"{samples[index]}. Mend the recording or leave it out."
+            f"{samples[index]}. Fix the recording or leave it out."
         )
     check_peak(samples, f"`{name}`")
     return samples.mean(axis=0) if samples.ndim == 2 else samples

@@ -59,7 +59,7 @@ def segment_video(
         video (`str`, `PathLike` or `bytes`):
             A video file, or its content.
         output (`str` or `PathLike`, *optional*):
-            The painted video, .mp4, .mov or .mkv: see [`~stepping_stones_hf.video.write_painted`].
+            The annotated video, .mp4, .mov or .mkv: see [`~stepping_stones_hf.video.write_painted`].
         masks_dir (`str` or `PathLike`, *optional*):
             A new folder for the label maps, `00000.png` for the first second and so on, of the video's size: 8-bit
             indices with a palette.
@@ -68,7 +68,7 @@ def segment_video(
         sound (`str`, `PathLike` or `bytes`, *optional*):
             A file whose sound takes the place of the video's own, or `"silence"`.
         fps (`float`, *optional*):
-            Frames per second of the painted video. By default those of the video.
+            Frames per second of the annotated video. By default those of the video.
         batch_size (`int`, *optional*, defaults to 1):
             Seconds that pass through the models at a time.
         disable_progress_bar (`bool`, *optional*, defaults to `True`):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Videos: second by second what a model looks at and listens to, and the same video again with painted frames."""
+"""Videos: second by second what a model looks at and listens to, and the same video again with annotated frames."""
 
 import math
 import os
@@ -320,7 +320,7 @@ def decode_sound(
                 if len(broken):
                     raise ValueError(
                         f"{name_source(source)} has samples that are NaN or infinite,"
-                        f" {(length + broken[0]) / rate:.2f} s from its start. Mend its sound or give another."
+                        f" {(length + broken[0]) / rate:.2f} s from its start. Fix its sound or give another."
                     )
                 check_peak(samples, name_source(source))
                 if length == 0 and silent < 0:
@@ -430,8 +430,8 @@ def write_painted(
     fps: float | None = None,
 ) -> None:
     """
-    Writes a video again with its frames painted: the same size, rate and length, and its sound. The file is there once
-    it is whole.
+    Writes a video again with its frames annotated: the same size, rate and length, and its sound. The file is there
+    once it is whole.
 
     Args:
         source (`str`, `PathLike` or `bytes`):

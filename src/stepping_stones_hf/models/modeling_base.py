@@ -179,7 +179,7 @@ class AudioVisualModelMixin:
             )
         if not self.config.use_mask_prompt and prompt_masks is not None:
             raise ValueError(
-                "This model takes no `prompt_masks` (config.use_mask_prompt=False); they are for a second-stage model."
+                "This model takes no `prompt_masks` (config.use_mask_prompt=False): they are for mask-prompted models."
             )
 
 
