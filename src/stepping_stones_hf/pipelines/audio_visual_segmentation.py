@@ -363,7 +363,7 @@ def download(source: Source | None) -> Source | None:
 
 def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> Iterator[Second]:
     """[`Second`]s of one frame each and a waveform; what it lacks of the last one is silence."""
-    if isinstance(frames, Image.Image):
+    if isinstance(frames, Image.Image) or getattr(frames, "ndim", 4) == 3:
         raise ValueError("frames is one image: give a list with an image for each second.")
     frames = None if frames is None else list(frames)
     if audio is None or not frames:
