@@ -167,9 +167,14 @@ class TestWriteVideo:
         for frames in ([], [frame, frame.resize((32, 32))]):
             with pytest.raises(ValueError, match="frames should all be of one size"):
                 write_video(frames, sound, 16_000, tmp_path / "clip.mp4")
-        for waveform in (sound[0], np.zeros((3, 16_000)), np.full((1, 16_000), np.nan)):
+        integers = np.ones((1, 16_000), np.int16)
+        for waveform in (sound[0], np.zeros((3, 16_000)), np.full((1, 16_000), np.nan), np.zeros((1, 0)), integers):
             with pytest.raises(ValueError, match="waveform should be"):
                 write_video([frame], waveform, 16_000, tmp_path / "clip.mp4")
+        with pytest.raises(ValueError, match="waveform has floating point samples up to 8000"):
+            write_video([frame], 8_000.0 * integers, 16_000, tmp_path / "clip.mp4")
+        with pytest.raises(ValueError, match="sampling_rate"):
+            write_video([frame], sound, 0, tmp_path / "clip.mp4")
         assert list(tmp_path.iterdir()) == []
 
 

@@ -28,7 +28,15 @@ from PIL import Image
 
 from .deprecation import warn_of_new_name
 from .files import write_whole
-from .media import MIN_COMMON_FACTOR, Source, check_peak, name_source, open_source, to_frame
+from .media import (
+    MIN_COMMON_FACTOR,
+    Source,
+    check_peak,
+    check_sampling_rate,
+    name_source,
+    open_source,
+    to_frame,
+)
 
 
 try:
@@ -497,7 +505,7 @@ def write_video(
         frames (`Sequence[PIL.Image.Image]`):
             A frame for each second, all of one size.
         waveform (`np.ndarray` of shape `(channels, samples)`):
-            The sound, of one or two channels.
+            The sound, of one or two channels: floating point numbers between -1 and 1.
         sampling_rate (`int`):
             Its rate in hertz.
         output (`str` or `PathLike`):
@@ -507,7 +515,8 @@ def write_video(
 
     Raises:
         `FileNotFoundError`, `ValueError`: the folder does not exist; `output` has another suffix; there are no frames,
-        or of several sizes; the waveform is of another shape, or has samples that are NaN or infinite.
+        or of several sizes; the waveform is of another shape or type, empty, or has samples that are NaN, infinite or
+        beyond that range; `sampling_rate` is no positive whole number.
         `OSError`: the file cannot be written.
     """
     output = Path(output)
@@ -516,8 +525,14 @@ def write_video(
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) != 1:
         raise ValueError(f"frames should all be of one size, got {sizes or 'none'}.")
-    if waveform.ndim != 2 or len(waveform) not in (1, 2) or not np.isfinite(waveform).all():
-        raise ValueError(f"waveform should be finite numbers (1 or 2 channels, samples), got {waveform.shape}.")
+    is_sound = waveform.ndim == 2 and len(waveform) in (1, 2) and waveform.size and waveform.dtype.kind == "f"
+    if not is_sound or not np.isfinite(waveform).all():
+        raise ValueError(
+            "waveform should be finite floating point numbers (1 or 2 channels, samples), got"
+            f" {waveform.shape}, {waveform.dtype}."
+        )
+    check_peak(waveform, "waveform")
+    check_sampling_rate(sampling_rate)
     layout = "mono" if len(waveform) == 1 else "stereo"
     with write_whole(output) as (partial,), open_output(partial) as written:
         video = add_video_stream(written, *frames[0].size, Fraction(fps), Fraction(1, fps))
