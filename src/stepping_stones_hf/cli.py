@@ -126,7 +126,7 @@ def segment(args: argparse.Namespace) -> int:
         output,
         args.masks,
         args.json,
-        sound=args.audio,
+        audio=args.audio,
         fps=args.fps,
         batch_size=args.batch_size,
         disable_progress_bar=False,

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .deprecation import warn_of_new_name
+from .deprecation import rename_arguments, warn_of_new_name
 from .files import write_whole
 from .media import (
     MIN_COMMON_FACTOR,
@@ -387,7 +387,8 @@ def with_second_before(sounds: Iterator[tuple[np.ndarray, int]]) -> Iterator[tup
         before = samples
 
 
-def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second]:
+@rename_arguments(sound="audio")
+def read_seconds(source: Source, audio: Source | None = None) -> Iterator[Second]:
     """
     What a model gets of a video, second by second. A second counts if the video lasts until its middle; the first one
     always does. In memory is one second at a time.
@@ -395,7 +396,7 @@ def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second
     Args:
         source (`str`, `PathLike` or `bytes`):
             A video file, or its content.
-        sound (`str`, `PathLike` or `bytes`, *optional*):
+        audio (`str`, `PathLike` or `bytes`, *optional*):
             A file whose sound takes the place of the video's own, or `"silence"`.
 
     Yields:
@@ -406,10 +407,10 @@ def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second
     """
     with open_media(source) as container:
         stream = get_video_stream(container, source)
-        if is_silence(sound):
+        if is_silence(audio):
             sounds = read_silence()
         else:
-            sounds = read_sound(source, get_start(stream)) if sound is None else read_sound(sound)
+            sounds = read_sound(source, get_start(stream)) if audio is None else read_sound(audio)
         middles = shown_at(decode_video(container, stream, source), Fraction(1, 2), Fraction(1))
         for index, ((frame, _), sound) in enumerate(zip(middles, with_second_before(sounds))):
             yield Second(index, Image.fromarray(to_array(frame)), *sound)
@@ -430,11 +431,12 @@ def shown_at(
         time += step
 
 
+@rename_arguments(sound="audio")
 def write_painted(
     source: Source,
     output: str | os.PathLike,
     paint: Callable[[np.ndarray, float], np.ndarray],
-    sound: Source | None = None,
+    audio: Source | None = None,
     fps: float | None = None,
 ) -> None:
     """
@@ -448,7 +450,7 @@ def write_painted(
             The file to write: .mp4, .mov or .mkv.
         paint (`Callable`):
             Given a frame `(height, width, 3)`, RGB, uint8, and its time in seconds, what is written in its place.
-        sound (`str`, `PathLike` or `bytes`, *optional*):
+        audio (`str`, `PathLike` or `bytes`, *optional*):
             As for [`read_seconds`]; with `"silence"` there is no audio track.
         fps (`float`, *optional*):
             Frames per second. By default each frame stays where it is, and rates that vary do so again.
@@ -459,7 +461,7 @@ def write_painted(
         `OSError`: the file cannot be written.
     """
     output = Path(output)
-    check_output(output, source, sound)
+    check_output(output, source, audio)
     check_fps(fps)
     with write_whole(output) as (partial,), open_media(source) as container, open_output(partial) as written:
         stream = get_video_stream(container, source)
@@ -471,10 +473,10 @@ def write_painted(
             frames = (
                 (frame, float(time), float(time_base)) for frame, time in shown_at(frames, Fraction(0), time_base)
             )
-        if sound is None:
+        if audio is None:
             packets = encode_sound(source, written, get_start(stream))
         else:
-            packets = iter(()) if is_silence(sound) else encode_sound(sound, written)
+            packets = iter(()) if is_silence(audio) else encode_sound(audio, written)
         video = None
         for frame, moment, duration in frames:
             painted = paint(to_array(frame), moment)
@@ -490,7 +492,7 @@ def write_painted(
                 written.mux(packet)
                 heard, packet = next(packets, (math.inf, None))
         written.mux(video.encode())
-        while heard < (math.inf if sound is None else moment + duration):
+        while heard < (math.inf if audio is None else moment + duration):
             written.mux(packet)
             heard, packet = next(packets, (math.inf, None))
 
