@@ -1,0 +1,37 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""CAVP's image processor on PIL and NumPy."""
+
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import PILImageResampling
+from transformers.utils import auto_docstring
+
+from ..image_processing_base import PixelImageProcessorMixin
+
+
+@auto_docstring(custom_intro="What CAVP's image processors share whatever their backend.")
+class CAVPImageProcessorMixin(PixelImageProcessorMixin):
+    resample = PILImageResampling.BICUBIC
+
+
+@auto_docstring(
+    custom_intro="""
+    Constructs CAVP's image processor on PIL and NumPy, which resizes frames as the released program does.
+    """
+)
+class CAVPImageProcessorPil(CAVPImageProcessorMixin, PilBackend):
+    pass
+
+
+__all__ = ["CAVPImageProcessorPil"]
