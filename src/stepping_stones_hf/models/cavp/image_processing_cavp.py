@@ -17,7 +17,8 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.processing_utils import Unpack
 from transformers.utils import auto_docstring, requires_backends
 
-from ..image_processing_base import AudioVisualImageProcessorKwargs, PixelImageProcessorMixin
+from ..image_processing_base import AudioVisualImageProcessorKwargs
+from .image_processing_pil_cavp import CAVPImageProcessorMixin
 
 
 @auto_docstring(
@@ -29,7 +30,7 @@ from ..image_processing_base import AudioVisualImageProcessorKwargs, PixelImageP
     at most one of 256 levels from those of PIL, which the released program used.
     """
 )
-class CAVPImageProcessor(PixelImageProcessorMixin, TorchvisionBackend):
+class CAVPImageProcessor(CAVPImageProcessorMixin, TorchvisionBackend):
     def __init__(self, **kwargs: Unpack[AudioVisualImageProcessorKwargs]):
         # The module can be imported without torchvision; `AutoImageProcessor` then takes the one on PIL.
         requires_backends(self, ["torchvision"])
