@@ -14,7 +14,6 @@
 """CAVP against tensors computed by the released program (tolerances: several times that program's own noise)."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,9 @@ from stepping_stones_hf.models.cavp.convert_cavp_original import (
     convert_cavp_state_dict,
     infer_cavp_config,
 )
-from stepping_stones_hf.models.cavp.sounds_cavp import shuffle_sounds
+from stepping_stones_hf.models.cavp.feature_extraction_cavp import crop_as_released
+from stepping_stones_hf.models.cavp.loss_cavp import compute_contrastive_loss, sample_pixels
+from stepping_stones_hf.models.cavp.sounds_cavp import CAVPSoundBank, shuffle_sounds
 
 
 GOLDENS = ["cavp_avss_resnet", "cavp_binary_resnet"]
@@ -182,8 +183,11 @@ def test_gradients(golden):
     outputs.loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     norms = golden.meta["grad_norms"]["image_trainer"]
+    assert {name for name, norm in norms.items() if norm is None} == set(golden.meta["params_without_grad"])
     parameters = set()
     for name, norm in norms.items():
+        if norm is None:
+            continue
         (part,) = convert_cavp_parameter(name, golden.original[name])
         parameters.add(part)
         # Of some parameters before a batch norm nothing but noise is left.
@@ -196,3 +200,259 @@ def test_gradients(golden):
         (part,) = convert_cavp_parameter(original, golden.original[original])
         expected = golden.expected[name]
         assert_near(gradients[part], expected, NORMS * expected.abs().max().item(), name)
+
+
+# Parts of the released program's optimizer, in the order in which the two main scripts list them.
+PARTS = {
+    "aspp": ("model.decoder.aspp.",),
+    "reduce": ("model.decoder.low_level_",),
+    "last_conv": ("head.conv", "head.norm"),
+    "classifier": ("head.classifier.",),
+    "backbone": ("model.backbone.",),
+    "projector": ("model.fusion.visual_projector.",),
+    "cross_att": ("model.fusion.",),
+}
+HEAD, BODY = ["aspp", "reduce", "last_conv", "classifier"], ["backbone", "projector", "cross_att"]
+ORDERS = {"resize_main": HEAD + BODY, "semantic_main": BODY + HEAD}
+
+
+class TrainingGolden:
+    """Six optimization steps of the released program, with its sound bank."""
+
+    def __init__(self, folder: Path, output: Path, run: str):
+        meta = json.loads((folder / "config.json").read_text())
+        self.meta, self.run = meta, meta["runs"][run]
+        self.order = ORDERS[run]
+        self.original = load_file(folder / "state_dict.safetensors")
+        self.inputs = load_file(folder / "inputs.safetensors")
+        expected = load_file(folder / "outputs.safetensors")
+        prefix = f"{run}."
+        self.expected = {name.removeprefix(prefix): expected[name] for name in expected if name.startswith(prefix)}
+        output.mkdir()
+        fields = {
+            "contrastive_max_views": meta["max_views"],
+            "sound_bank_size": meta["bank_slots_per_class"],
+            "sound_bank_rate": meta["ow_rate"],
+            "sound_bank_warmup_steps": meta["iterations_per_epoch"],
+        }
+        config = infer_cavp_config(convert_cavp_state_dict(self.original), fields)
+        self.model = CAVPForAudioVisualSegmentation(config).train()
+        info = self.model.load_state_dict(convert_cavp_state_dict(self.original), strict=False)
+        assert info.missing_keys == ["sound_bank.sounds", "sound_bank.num_steps"] and not info.unexpected_keys
+
+    def make_batch(self, step: int) -> dict:
+        batch_size = self.meta["B"]
+        clips = torch.arange(batch_size)
+        frames = torch.tensor(self.run["frame_choices"][step * batch_size : (step + 1) * batch_size])
+        pixels = self.inputs["frames"][clips, frames].float() / 255
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        waveforms = self.inputs["waveform_int16"].unflatten(1, (-1, 16_000))[clips, frames]
+        features = CAVPFeatureExtractor()([*waveforms], sampling_rate=16_000, return_tensors="pt")["input_features"]
+        return {
+            "pixel_values": (pixels - mean) / std,
+            "input_features": features,
+            "labels": self.inputs["pixel_label"][clips, frames].long(),
+        }
+
+    def find_part(self, name: str) -> str:
+        return next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
+
+
+@pytest.fixture(params=["resize_main", "semantic_main"])
+def training(request, shared_dir, tmp_path) -> TrainingGolden:
+    return TrainingGolden(shared_dir / "goldens" / "cavp_train", tmp_path / "golden", request.param)
+
+
+def test_six_steps_with_the_sound_bank(training, monkeypatch):
+    """Losses, random draws and updates; in the second run with the released program's rates in the wrong order."""
+    model, rates = training.model, training.run["lr_used_at_step"]
+    groups, positions = {}, {}
+    for name, parameter in model.named_parameters():
+        if name.startswith("model.audio_encoder."):
+            continue
+        part = training.find_part(name)
+        splits = part not in ("projector", "cross_att")
+        groups.setdefault((part, splits and parameter.ndim == 1), []).append(parameter)
+    for part in training.order:
+        for key in ((part, False), (part, True)):
+            if key in groups:
+                positions[key] = len(positions)
+    assert len(positions) == len(rates[0])
+    optimizer = torch.optim.SGD(
+        [
+            {"params": groups[key], "weight_decay": 0 if key[1] else training.meta["weight_decay"]}
+            for key in positions
+        ],
+        lr=training.meta["lr"],
+        momentum=training.meta["momentum"],
+    )
+    audio_optimizer = torch.optim.Adam(model.model.audio_encoder.parameters(), lr=training.meta["lr"])
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn, randperm = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda size: drawn.append(randperm(size)) or drawn[-1])
+    torch.manual_seed(training.meta["torch_seed"])
+    for step, expected in enumerate(training.run["steps"]):
+        outputs = model(**training.make_batch(step))
+        assert outputs.loss_dict["loss_segmentation"].item() == pytest.approx(expected["loss/cross_entropy"], abs=2e-3)
+        assert outputs.loss_dict["loss_contrastive"].item() == pytest.approx(expected["loss/l_ctr_av"], abs=2e-3)
+        for group, rate in zip(optimizer.param_groups, rates[step]):
+            group["lr"] = rate
+        optimizer.zero_grad()
+        audio_optimizer.zero_grad()
+        outputs.loss.backward()
+        optimizer.step()
+        audio_optimizer.step()
+
+    assert len(drawn) == training.run["n_permutations"]
+    for index, permutation in enumerate(drawn):
+        assert torch.equal(permutation, training.expected[f"permutation_{index:02}"].long()), index
+    after = model.state_dict()
+    for name, norm in training.run["update_norms"].items():
+        converted = convert_cavp_parameter(name, training.original[name])
+        for part in converted:
+            update = (after[part].float() - before[part].float()).norm().item()
+            assert update == pytest.approx(norm, rel=1e-2, abs=1e-6), name
+    compared = [name for name in training.expected if name.startswith("after.")]
+    for name in compared:
+        original = name.removeprefix("after.")
+        for part in convert_cavp_parameter(original, training.original[original]):
+            assert_near(after[part], training.expected[name], 1e-4, name)
+
+    filled = {(slot["class_"], slot["slot"]) for slot in training.run["bank_filled_slots"]}
+    is_filled = (after["sound_bank.sounds"] != -1).any(dim=(2, 3))
+    assert {tuple(place) for place in is_filled.nonzero().tolist()} == filled
+
+
+def test_groups_of_the_optimizer_have_the_released_rates(training):
+    """Those of the script whose order is the one that was meant."""
+    model = training.model
+    rates = dict(zip(HEAD, [10] * 4)) | dict(zip(BODY, [1] * 3))
+    groups = model.get_parameter_groups(0.5)
+    found = {parameter: group for group in groups for parameter in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups) == len([*model.parameters()])
+    for name, parameter in model.named_parameters():
+        hears = name.startswith("model.audio_encoder.")
+        rate = 1 if hears else rates[training.find_part(name)]
+        decays = not hears and (name.startswith("model.fusion.") or parameter.ndim > 1)
+        assert found[parameter]["lr"] == 0.5 * rate, name
+        assert found[parameter].get("weight_decay") == (None if decays else 0.0), name
+    model.model.audio_encoder.requires_grad_(False)
+    assert len({p for group in model.get_parameter_groups(0.5) for p in group["params"]}) < len(found)
+
+
+class UnitGolden:
+    def __init__(self, folder: Path):
+        self.meta = json.loads((folder / "config.json").read_text())
+        self.inputs = load_file(folder / "inputs.safetensors")
+        self.expected = load_file(folder / "outputs.safetensors")
+
+
+@pytest.fixture(scope="module")
+def units(shared_dir) -> UnitGolden:
+    return UnitGolden(shared_dir / "goldens" / "cavp_units")
+
+
+def test_log_mel_patches(units):
+    extractor = CAVPFeatureExtractor()
+
+    def extract(waveforms: torch.Tensor, num_patches: int = 1) -> torch.Tensor:
+        features = extractor([*waveforms], sampling_rate=16_000, num_patches=num_patches, return_tensors="pt")
+        return features["input_features"][:, None]
+
+    waveforms, expected = units.inputs, units.expected
+    assert_near(extract(waveforms["logmel.waveform"]), expected["logmel.features"], 1e-4)
+    assert_near(extract(waveforms["logmel.stereo"][None]), expected["logmel.stereo_mono_features"], 1e-4)
+    # What comes after the first second changes nothing.
+    assert_near(extract(waveforms["logmel.two_seconds"]), expected["logmel.two_seconds_features"], 1e-4)
+
+
+def test_the_released_crop(units):
+    rate, lengths = units.meta["crop"]["sampling_rate"], units.meta["crop"]["lengths"]
+    assert len(lengths) == 9
+    for length in lengths:
+        expected = units.expected[f"crop.index_{length}"].long()
+        assert torch.equal(crop_as_released(torch.arange(length), rate), expected), length
+
+
+def test_contrastive_losses_draws_and_gradients(units):
+    for case, meta in units.meta["contrastive"].items():
+        inputs = {
+            name: units.inputs[f"contrastive.{case}.{name}"]
+            for name in ("matched", "shuffled", "label_matched", "label_shuffled")
+        }
+        features = [inputs[name].requires_grad_() for name in ("matched", "shuffled")]
+        size = features[0].shape[-2:]
+        labels = [
+            torch.nn.functional.interpolate(inputs[name][:, None].float(), size)[:, 0].long()
+            for name in ("label_matched", "label_shuffled")
+        ]
+        torch.manual_seed(meta["seed"])
+        samples, sample_labels = sample_pixels(*features, *labels, meta["max_views"])
+        assert len(samples) == meta["anchors"], case
+        if not len(samples):
+            assert meta["loss"] == 0
+            continue
+        assert torch.equal(sample_labels, units.expected[f"contrastive.{case}.labels"].long()), case
+        loss = compute_contrastive_loss(
+            torch.nn.functional.normalize(samples, dim=1), sample_labels, meta["temperature"]
+        )
+        assert loss.item() == pytest.approx(meta["loss"], abs=1e-5), case
+        loss.backward()
+        for name, feature in zip(("matched", "shuffled"), features):
+            assert_near(feature.grad, units.expected[f"contrastive.{case}.grad_{name}"], 1e-6, case)
+
+
+def test_the_sound_bank_round_by_round(units):
+    meta = units.meta["bank"]
+
+    class Config:
+        num_labels, sound_bank_size, sound_bank_rate = meta["num_classes"], meta["slots"], meta["ow_rate"]
+        sound_bank_warmup_steps = 1  # the first round is the first epoch
+
+        class audio_config:  # noqa: N801
+            patch_frames, num_mel_bins = 1, meta["length"]
+
+    bank = CAVPSoundBank(Config)
+    bank.sounds.zero_()
+    for index, round_meta in enumerate(meta["rounds"]):
+        prefix = f"bank.round{index}"
+        sounds, classes = units.inputs[f"{prefix}.waveform"], units.inputs[f"{prefix}.image_label"].bool()
+        torch.manual_seed(round_meta["seed"])
+        order, matches = shuffle_sounds(classes)
+        assert torch.equal(order, units.inputs[f"{prefix}.permutation_0"])
+        assert torch.equal(matches, units.expected[f"{prefix}.if_match_before"])
+        frames, replacements = bank.draw(classes, matches)
+        assert set(frames.tolist()) == {int(frame) for frame in round_meta["replaced"]}
+        others = sounds[order].index_copy(0, frames, replacements)
+        assert_close(others, units.expected[f"{prefix}.shuffle_waveform"])
+        assert torch.equal(matches.index_fill(0, frames, True), units.expected[f"{prefix}.if_match"])
+        bank.add(sounds, classes)
+        assert_close(bank.sounds[:, :, 0], units.expected[f"{prefix}.bank_after"])
+
+
+@pytest.mark.parametrize("keys", ["cavp_avss_resnet50", "cavp_binary_resnet50"])
+def test_full_size_checkpoints_map_one_to_one_but_for_what_is_dead(shared_dir, keys):
+    folder = shared_dir / "goldens" / "keys"
+    shapes = json.loads((folder / f"{keys}.json").read_text())
+    summary = json.loads((folder / f"{keys}.summary.json").read_text())
+    with torch.device("meta"):
+        original = {f"module.{name}": torch.empty(shape) for name, shape in shapes.items()}
+        state_dict = convert_cavp_state_dict(original)
+        config = infer_cavp_config(state_dict, {})
+        model = CAVPForAudioVisualSegmentation(config)
+    assert {name: tensor.shape for name, tensor in state_dict.items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+    dropped = {name: tensor for name, tensor in original.items() if not convert_cavp_parameter(name, tensor)}
+    assert sorted(name.removeprefix("module.") for name in dropped) == [
+        "audio_backbone.cls_head.bias",
+        "audio_backbone.cls_head.weight",
+        "cross_att.pos_embed_a",
+        "cross_att.pos_embed_v",
+    ]
+    assert sum(tensor.numel() for tensor in dropped.values()) == summary["dead_params"]
+    assert model.num_parameters() == summary["n_params"] - summary["dead_params"]
+    # Nothing differs from the config's defaults but the labels.
+    defaults = {"num_labels": config.num_labels, "audio_config": config.audio_config}
+    assert config.to_diff_dict() == type(config)(**defaults, id2label=config.id2label).to_diff_dict()

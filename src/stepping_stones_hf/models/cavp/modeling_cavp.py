@@ -54,6 +54,11 @@ from .loss_cavp import CAVPLoss
 from .sounds_cavp import SILENCE, CAVPSoundBank, find_classes, shuffle_sounds
 
 
+# What learns faster than the rest, and by how much.
+FAST_PARTS = ("model.decoder.", "head.")
+FAST_FACTOR = 10
+
+
 @auto_docstring(custom_intro="Output of [`CAVPModel`].")
 @dataclass
 class CAVPModelOutput(ModelOutput):
@@ -404,6 +409,34 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
         """
         load_backbone_weights(self.model.backbone, pretrained_model_name_or_path, **kwargs)
         return [name for name in self.state_dict() if not name.startswith("model.backbone.")]
+
+    def get_parameter_groups(self, learning_rate: float, num_passes: int = 1) -> list[dict]:
+        """
+        The groups of an optimizer, as in the released training: decoder and head learn ten times as fast as backbone,
+        fusion and audio encoder. Neither the audio encoder nor biases and batch norms decay, but those of the fusion.
+
+        Args:
+            learning_rate (`float`):
+                The rate of the backbone.
+            num_passes (`int`, *optional*, defaults to 1):
+                Not read.
+
+        Returns:
+            `list[dict]`: `params`, `lr` and, where it is 0, `weight_decay`.
+        """
+        groups = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                is_fast = name.startswith(FAST_PARTS)
+                decays = name.startswith("model.fusion.") or (
+                    parameter.ndim > 1 and not name.startswith("model.audio_encoder.")
+                )
+                groups.setdefault((is_fast, decays), []).append(parameter)
+        return [
+            {"params": parameters, "lr": learning_rate * (FAST_FACTOR if is_fast else 1)}
+            | ({} if decays else {"weight_decay": 0.0})
+            for (is_fast, decays), parameters in groups.items()
+        ]
 
     def hear_other_sounds(
         self,
