@@ -59,9 +59,7 @@ class Golden:
         fields = {"contrastive_max_views": self.meta["contrastive"]["max_views"]}
         (output / "fields.json").write_text(json.dumps(fields))
         self.converted = output / "converted"
-        conversion = convert_cavp_checkpoint(
-            folder / "state_dict.safetensors", self.converted, output / "fields.json"
-        )
+        conversion = convert_cavp_checkpoint(folder / "state_dict.safetensors", self.converted, output / "fields.json")
         assert not conversion.unexpected and not conversion.missing
         assert set(conversion.dropped) == set(self.meta["params_without_grad"])
 
@@ -219,7 +217,7 @@ ORDERS = {"resize_main": HEAD + BODY, "semantic_main": BODY + HEAD}
 class TrainingGolden:
     """Six optimization steps of the released program, with its sound bank."""
 
-    def __init__(self, folder: Path, output: Path, run: str):
+    def __init__(self, folder: Path, run: str):
         meta = json.loads((folder / "config.json").read_text())
         self.meta, self.run = meta, meta["runs"][run]
         self.order = ORDERS[run]
@@ -228,7 +226,6 @@ class TrainingGolden:
         expected = load_file(folder / "outputs.safetensors")
         prefix = f"{run}."
         self.expected = {name.removeprefix(prefix): expected[name] for name in expected if name.startswith(prefix)}
-        output.mkdir()
         fields = {
             "contrastive_max_views": meta["max_views"],
             "sound_bank_size": meta["bank_slots_per_class"],
@@ -240,14 +237,19 @@ class TrainingGolden:
         info = self.model.load_state_dict(convert_cavp_state_dict(self.original), strict=False)
         assert info.missing_keys == ["sound_bank.sounds", "sound_bank.num_steps"] and not info.unexpected_keys
 
-    def make_batch(self, step: int) -> dict:
+    def make_batch(self, step: int, compute_log_mel=None) -> dict:
         batch_size = self.meta["B"]
         clips = torch.arange(batch_size)
         frames = torch.tensor(self.run["frame_choices"][step * batch_size : (step + 1) * batch_size])
         pixels = self.inputs["frames"][clips, frames].float() / 255
         mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
         waveforms = self.inputs["waveform_int16"].unflatten(1, (-1, 16_000))[clips, frames]
-        features = CAVPFeatureExtractor()([*waveforms], sampling_rate=16_000, return_tensors="pt")["input_features"]
+        if compute_log_mel is not None:
+            features = compute_log_mel(waveforms)
+        else:
+            features = CAVPFeatureExtractor()([*waveforms], sampling_rate=16_000, return_tensors="pt")[
+                "input_features"
+            ]
         return {
             "pixel_values": (pixels - mean) / std,
             "input_features": features,
@@ -259,13 +261,26 @@ class TrainingGolden:
 
 
 @pytest.fixture(params=["resize_main", "semantic_main"])
-def training(request, shared_dir, tmp_path) -> TrainingGolden:
-    return TrainingGolden(shared_dir / "goldens" / "cavp_train", tmp_path / "golden", request.param)
+def training(request, shared_dir) -> TrainingGolden:
+    return TrainingGolden(shared_dir / "goldens" / "cavp_train", request.param)
+
+
+def compute_log_mel_with_torchaudio(waveforms: torch.Tensor) -> torch.Tensor:
+    """The released program's own front end, single precision included."""
+    from torchaudio.transforms import MelSpectrogram
+
+    power = MelSpectrogram(16_000, n_fft=512, win_length=400, hop_length=160, n_mels=64, f_min=125, f_max=3800)
+    mel = power(waveforms.float() / 2**15).mT[:, :96]
+    return 20 * mel.clamp(min=1e-5).log10() / 100
 
 
 def test_six_steps_with_the_sound_bank(training, monkeypatch):
     """Losses, random draws and updates; in the second run with the released program's rates in the wrong order."""
-    model, rates = training.model, training.run["lr_used_at_step"]
+    # The second run, whose backbone learns ten times too fast, makes 0.01 in the loss of the 3e-5 by which quiet mel
+    # bins differ from torchaudio's, and as much of another order of summation: there neither is to differ.
+    is_sensitive = training.order[0] == "backbone"
+    dtype = torch.float64 if is_sensitive else torch.float32
+    model, rates = training.model.to(dtype), training.run["lr_used_at_step"]
     groups, positions = {}, {}
     for name, parameter in model.named_parameters():
         if name.startswith("model.audio_encoder."):
@@ -279,10 +294,7 @@ def test_six_steps_with_the_sound_bank(training, monkeypatch):
                 positions[key] = len(positions)
     assert len(positions) == len(rates[0])
     optimizer = torch.optim.SGD(
-        [
-            {"params": groups[key], "weight_decay": 0 if key[1] else training.meta["weight_decay"]}
-            for key in positions
-        ],
+        [{"params": groups[key], "weight_decay": 0 if key[1] else training.meta["weight_decay"]} for key in positions],
         lr=training.meta["lr"],
         momentum=training.meta["momentum"],
     )
@@ -293,7 +305,9 @@ def test_six_steps_with_the_sound_bank(training, monkeypatch):
     monkeypatch.setattr(torch, "randperm", lambda size: drawn.append(randperm(size)) or drawn[-1])
     torch.manual_seed(training.meta["torch_seed"])
     for step, expected in enumerate(training.run["steps"]):
-        outputs = model(**training.make_batch(step))
+        batch = training.make_batch(step, compute_log_mel_with_torchaudio if is_sensitive else None)
+        batch |= {name: batch[name].to(dtype) for name in ("pixel_values", "input_features")}
+        outputs = model(**batch)
         assert outputs.loss_dict["loss_segmentation"].item() == pytest.approx(expected["loss/cross_entropy"], abs=2e-3)
         assert outputs.loss_dict["loss_contrastive"].item() == pytest.approx(expected["loss/l_ctr_av"], abs=2e-3)
         for group, rate in zip(optimizer.param_groups, rates[step]):
@@ -313,11 +327,12 @@ def test_six_steps_with_the_sound_bank(training, monkeypatch):
         for part in converted:
             update = (after[part].float() - before[part].float()).norm().item()
             assert update == pytest.approx(norm, rel=1e-2, abs=1e-6), name
-    compared = [name for name in training.expected if name.startswith("after.")]
-    for name in compared:
+    for name in training.expected:
+        if not name.startswith("after."):
+            continue
         original = name.removeprefix("after.")
         for part in convert_cavp_parameter(original, training.original[original]):
-            assert_near(after[part], training.expected[name], 1e-4, name)
+            assert_near(after[part].float(), training.expected[name], 1e-4, name)
 
     filled = {(slot["class_"], slot["slot"]) for slot in training.run["bank_filled_slots"]}
     is_filled = (after["sound_bank.sounds"] != -1).any(dim=(2, 3))
@@ -454,5 +469,5 @@ def test_full_size_checkpoints_map_one_to_one_but_for_what_is_dead(shared_dir, k
     assert sum(tensor.numel() for tensor in dropped.values()) == summary["dead_params"]
     assert model.num_parameters() == summary["n_params"] - summary["dead_params"]
     # Nothing differs from the config's defaults but the labels.
-    defaults = {"num_labels": config.num_labels, "audio_config": config.audio_config}
-    assert config.to_diff_dict() == type(config)(**defaults, id2label=config.id2label).to_diff_dict()
+    defaults = {name: getattr(config, name) for name in ("id2label", "label2id", "audio_config")}
+    assert config.to_diff_dict() == type(config)(**defaults).to_diff_dict()

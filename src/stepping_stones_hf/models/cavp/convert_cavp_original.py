@@ -181,9 +181,7 @@ def convert_cavp_checkpoint(
     conversion = load_converted(model, original, convert_cavp_parameter, {})
     if not conversion.unexpected and not conversion.missing:
         image_processor = CAVPImageProcessorPil(localization=cavp_config.num_labels == 2)
-        save_converted(
-            model, CAVPProcessor(image_processor, CAVPFeatureExtractor(released_crop=True)), output_dir
-        )
+        save_converted(model, CAVPProcessor(image_processor, CAVPFeatureExtractor(released_crop=True)), output_dir)
     return conversion
 
 
