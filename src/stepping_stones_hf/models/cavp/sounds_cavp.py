@@ -84,7 +84,7 @@ class CAVPSoundBank(nn.Module):
                 Whether its other sound goes with it.
 
         Returns:
-            `tuple[torch.LongTensor, torch.Tensor]`: the frames that get a sound, `(n,)`, and the sounds, `(n, 96, 64)`.
+            `tuple[torch.LongTensor, torch.Tensor]`: the frames that get a sound, `(n,)`, and these, `(n, 96, 64)`.
         """
         frames = torch.nonzero(~matches)[:, 0]
         if self.num_steps < self.warmup_steps:
