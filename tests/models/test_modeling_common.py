@@ -109,6 +109,9 @@ def assert_same(outputs, expected, **tolerances) -> None:
 
 EXACTLY = {"atol": 0, "rtol": 0}
 NEARLY = {"atol": 1e-4, "rtol": 1e-4}
+# The same weights at other addresses: a file is mapped into memory as it is, and small products of matrices that do
+# not begin at a multiple of 16 bytes are rounded in another order.
+ELSEWHERE = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def move(values, device_or_dtype):
@@ -268,14 +271,14 @@ def test_saving_and_loading_are_exact_and_safetensors_only(case, tmp_path):
     assert loaded.state_dict().keys() == case.model.state_dict().keys()
     for name, value in case.model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
-    assert_same(run(loaded, inputs), expected, **EXACTLY)
+    assert_same(run(loaded, inputs), expected, **ELSEWHERE)
 
     auto = AutoModelForAudioVisualSegmentation.from_pretrained(tmp_path)
     assert type(auto) is type(case.model)
-    assert_same(run(auto, inputs), expected, **EXACTLY)
+    assert_same(run(auto, inputs), expected, **ELSEWHERE)
     base = AutoModel.from_pretrained(tmp_path)
     assert type(base) is type(case.model.base_model)
-    assert_same(run(base, inputs), run(case.model.base_model, inputs), **EXACTLY)
+    assert_same(run(base, inputs), run(case.model.base_model, inputs), **ELSEWHERE)
 
 
 def test_a_saved_config_comes_back_equal(case, tmp_path):

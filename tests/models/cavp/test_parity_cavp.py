@@ -43,6 +43,12 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float, 
     assert_close(actual, expected, atol=tolerance, rtol=0, msg=lambda message: f"{name}: {message}")
 
 
+def normalize(frames: torch.Tensor) -> torch.Tensor:
+    """Frames `(frames, 3, height, width)`, uint8, as the model sees them."""
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+    return (frames.float() / 255 - mean) / std
+
+
 def to_tokens(maps: torch.Tensor) -> torch.Tensor:
     return maps.flatten(2).mT
 
@@ -55,6 +61,7 @@ class Golden:
         self.original = load_file(folder / "state_dict.safetensors")
         self.inputs = load_file(folder / "inputs.safetensors")
         self.expected = load_file(folder / "outputs.safetensors")
+        self.inputs["pixel_values"] = normalize(self.inputs["frames"])
         output.mkdir()
         fields = {"contrastive_max_views": self.meta["contrastive"]["max_views"]}
         (output / "fields.json").write_text(json.dumps(fields))
@@ -93,13 +100,44 @@ class Golden:
         model.hear_other_sounds = hear
         for name in ("head", "model.fusion", "model.fusion.block.gate", "model.decoder.aspp", "model.audio_encoder"):
             model.get_submodule(name).register_forward_hook(record(name))
-        loss = model.train()(**self.model_inputs, labels=self.inputs["pixel_label"])
+        loss = model.train()(**self.model_inputs, labels=self.inputs["pixel_label"].long())
         return loss, outputs
+
+    def assert_gradient_norms(self, model: CAVPForAudioVisualSegmentation) -> None:
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        norms = self.meta["grad_norms"]["image_trainer"]
+        assert {name for name, norm in norms.items() if norm is None} == set(self.meta["params_without_grad"])
+        parameters = set()
+        for name, norm in norms.items():
+            if norm is None:
+                continue
+            (part,) = convert_cavp_parameter(name, self.original[name])
+            parameters.add(part)
+            # Of some parameters before a batch norm nothing but noise is left.
+            assert gradients[part].norm().item() == pytest.approx(norm, rel=NORMS, abs=1e-5), name
+        assert parameters == gradients.keys()
 
 
 @pytest.fixture(scope="module", params=GOLDENS)
 def golden(request, shared_dir, tmp_path_factory) -> Golden:
     return Golden(shared_dir / "goldens" / request.param, tmp_path_factory.mktemp(request.param) / "golden")
+
+
+def test_logits_losses_and_gradients_of_the_reference_tensors_that_travel_along(fixtures_dir, tmp_path):
+    golden = Golden(fixtures_dir / "cavp_avss_resnet", tmp_path / "golden")
+    model, low = golden.load(), []
+    model.head.register_forward_hook(lambda module, args, output: low.append(output))
+    with torch.no_grad():
+        logits = model(**golden.model_inputs).logits
+    assert_near(low[0], golden.expected["eval.logits_low"], EVALUATION)
+    assert torch.equal(logits.argmax(dim=1).to(torch.uint8), golden.expected["eval.argmax"])
+    model = golden.load()
+    outputs, _ = golden.run_training(model)
+    losses, scalars = outputs.loss_dict, golden.meta["scalars"]
+    assert losses["loss_segmentation"].item() == pytest.approx(scalars["loss.ce"], abs=LOSSES)
+    assert losses["loss_contrastive"].item() == pytest.approx(scalars["loss.contrastive"], abs=LOSSES)
+    outputs.loss.backward()
+    golden.assert_gradient_norms(model)
 
 
 def test_features_gates_and_logits(golden):
@@ -179,18 +217,8 @@ def test_gradients(golden):
     model = golden.load()
     outputs, _ = golden.run_training(model)
     outputs.loss.backward()
+    golden.assert_gradient_norms(model)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    norms = golden.meta["grad_norms"]["image_trainer"]
-    assert {name for name, norm in norms.items() if norm is None} == set(golden.meta["params_without_grad"])
-    parameters = set()
-    for name, norm in norms.items():
-        if norm is None:
-            continue
-        (part,) = convert_cavp_parameter(name, golden.original[name])
-        parameters.add(part)
-        # Of some parameters before a batch norm nothing but noise is left.
-        assert gradients[part].norm().item() == pytest.approx(norm, rel=NORMS, abs=1e-5), name
-    assert parameters == gradients.keys()
     full = [name for name in golden.expected if name.startswith("grad.image_trainer.")]
     assert len(full) == 13
     for name in full:
@@ -241,8 +269,6 @@ class TrainingGolden:
         batch_size = self.meta["B"]
         clips = torch.arange(batch_size)
         frames = torch.tensor(self.run["frame_choices"][step * batch_size : (step + 1) * batch_size])
-        pixels = self.inputs["frames"][clips, frames].float() / 255
-        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
         waveforms = self.inputs["waveform_int16"].unflatten(1, (-1, 16_000))[clips, frames]
         if compute_log_mel is not None:
             features = compute_log_mel(waveforms)
@@ -251,7 +277,7 @@ class TrainingGolden:
                 "input_features"
             ]
         return {
-            "pixel_values": (pixels - mean) / std,
+            "pixel_values": normalize(self.inputs["frames"][clips, frames]),
             "input_features": features,
             "labels": self.inputs["pixel_label"][clips, frames].long(),
         }
