@@ -22,8 +22,8 @@ from .conftest import BACKBONE, make_config
 def test_the_defaults_are_the_released_model():
     config = CAVPConfig()
     backbone = config.backbone_config
-    assert (backbone.embedding_size, backbone.hidden_sizes) == (128, [256, 512, 1024, 2048])
-    assert (backbone.depths, backbone.layer_type, backbone.out_features) == (
+    assert (backbone.embedding_size, list(backbone.hidden_sizes)) == (128, [256, 512, 1024, 2048])
+    assert (list(backbone.depths), backbone.layer_type, backbone.out_features) == (
         [3, 4, 6, 3],
         "bottleneck",
         ["stage1", "stage4"],

@@ -74,13 +74,18 @@ class TestOtherSounds:
     def test_the_batch_norms_of_the_head_alone_see_them(self):
         model = make_model(num_labels=7).train()
         counts = {}
+
+        def count(name: str):
+            def hook(module, args):
+                counts[name] = len(args[0])
+
+            return hook
+
         for name in ("head.norm1", "model.decoder.aspp.output_norm", "model.backbone.embedder.embedder.normalization"):
-            model.get_submodule(name).register_forward_hook(
-                lambda module, args, output, name=name: counts.setdefault(name, len(output))
-            )
+            model.get_submodule(name).register_forward_pre_hook(count(name))
         inputs = make_inputs(model)
         run(model, inputs, **make_targets(model, inputs))
-        assert list(counts.values()) == [7, 7, 14]
+        assert list(counts.values()) == [7, 7, 14], counts
 
     def test_they_go_with_frames_of_the_same_classes(self, monkeypatch):
         """For a localizer by the classes that its labels do not tell."""
