@@ -412,8 +412,8 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
 
     def get_parameter_groups(self, learning_rate: float, num_passes: int = 1) -> list[dict]:
         """
-        The groups of an optimizer, as in the released training: decoder and head learn ten times as fast as backbone,
-        fusion and audio encoder. Neither the audio encoder nor biases and batch norms decay, but those of the fusion.
+        The groups of an optimizer, as in the released training: decoder and head learn ten times as fast as the rest.
+        Biases and batch norms of backbone, decoder and head do not decay, nor does the audio encoder.
 
         Args:
             learning_rate (`float`):
@@ -422,21 +422,24 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
                 Not read.
 
         Returns:
-            `list[dict]`: `params`, `lr` and, where it is 0, `weight_decay`.
+            `list[dict]`: `params`, `lr` and, where it is 0, `weight_decay`. The last group is the audio encoder, unless
+            it is frozen: the released program trains it by Adam with a constant rate, all else by SGD.
         """
-        groups = {}
+        groups, heard = {}, []
         for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                is_fast = name.startswith(FAST_PARTS)
-                decays = name.startswith("model.fusion.") or (
-                    parameter.ndim > 1 and not name.startswith("model.audio_encoder.")
-                )
-                groups.setdefault((is_fast, decays), []).append(parameter)
-        return [
-            {"params": parameters, "lr": learning_rate * (FAST_FACTOR if is_fast else 1)}
-            | ({} if decays else {"weight_decay": 0.0})
-            for (is_fast, decays), parameters in groups.items()
+            if not parameter.requires_grad:
+                continue
+            if name.startswith("model.audio_encoder."):
+                heard.append(parameter)
+                continue
+            factor = FAST_FACTOR if name.startswith(FAST_PARTS) else 1
+            decays = parameter.ndim > 1 or name.startswith("model.fusion.")
+            groups.setdefault((factor, decays), []).append(parameter)
+        groups = [
+            {"params": parameters, "lr": factor * learning_rate} | ({} if decays else {"weight_decay": 0.0})
+            for (factor, decays), parameters in groups.items()
         ]
+        return groups + ([{"params": heard, "lr": learning_rate, "weight_decay": 0.0}] if heard else [])
 
     def hear_other_sounds(
         self,
