@@ -101,8 +101,8 @@ def load_pretrained_parts(
         backbone_name_or_path (`str`, *optional*):
             Folder or repository: see [`AudioVisualSegmentationMixin.load_backbone_weights`].
         vggish_checkpoint (`str`, *optional*):
-            torchvggish's checkpoint. A model that takes it frozen needs it. Where its embeddings have another size than
-            VGGish's, its last layer begins anew.
+            torchvggish's checkpoint. A model that takes it frozen needs it. Where the model's embeddings have another
+            size, the last layer keeps its initial weights.
 
     Raises:
         `ValueError`: VGGish is frozen and there is no checkpoint of it.

@@ -422,8 +422,8 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
                 Not read.
 
         Returns:
-            `list[dict]`: `params`, `lr` and, where it is 0, `weight_decay`. The last group is the audio encoder, unless
-            it is frozen: the released program trains it by Adam with a constant rate, all else by SGD.
+            `list[dict]`: `params`, `lr` and, where it is 0, `weight_decay`. The last group is the audio encoder,
+            unless it is frozen: the released program trains it by Adam with a constant rate, all else by SGD.
         """
         groups, heard = {}, []
         for name, parameter in self.named_parameters():
