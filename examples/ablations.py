@@ -139,7 +139,7 @@ GAINS = [
 
 
 # Table 2: system -> recipe of the tiny model on mini-AVSBench, and the columns: title -> run and prompt.
-SYSTEMS = {"TPAVI": "mini_tpavi.yaml", "AVSegFormer": "avsegformer_mini.yaml", "AAVS": "ablations.yaml"}
+SYSTEMS = {"TPAVI": "mini_tpavi.yaml", "AVSegFormer": "mini_avsegformer.yaml", "AAVS": "ablations.yaml"}
 TABLE_2 = {
     "origin": ONE_STAGE[:2],
     "low": ("full", "low"),

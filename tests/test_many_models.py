@@ -235,6 +235,17 @@ def test_single_frames_of_a_model_that_looks_across_them_are_refused(tmp_path, d
     assert not (tmp_path / "out" / "stage_1").exists()
 
 
+def test_a_second_phase_of_a_model_that_has_one_is_refused(tmp_path, data_dir, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    recipe = {"model": {"model_type": "toy"}, "image_processor": {"size": SIZE, "label_size": SIZE}}
+    recipe |= {"split_clips": False, "stage": "1", "stage_1_epochs": 2, "stage_1_phase_2_epoch": 1}
+    recipe |= {"per_device_train_batch_size": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ["--config", tmp_path / "recipe.yaml", "--data_dir", data_dir, "--output_dir", tmp_path / "out"]
+    with pytest.raises(ValueError, match="single phase: leave out stage_1_phase_2_epoch and stage_2_phase_2_epoch"):
+        script.main([str(argument) for argument in arguments])
+
+
 def test_the_toy_hears_and_looks_across_frames():
     torch.manual_seed(0)
     model = ToyForAudioVisualSegmentation(ToyConfig(num_labels=2)).eval()

@@ -33,6 +33,8 @@ MAX_IMAGE_PIXELS = 8192 * 8192
 MAX_AUDIO_SECONDS = 600
 # Floating point samples lie between -1 and 1. Mastering and resampling lead a little beyond, and nothing leads so far.
 MAX_PEAK = 16
+# Sampling rates that share a smaller factor are far apart for filters: torchaudio's would take gigabytes.
+MIN_COMMON_FACTOR = 25
 # What programs that write to a pipe leave in the header of a wav file.
 UNKNOWN_LENGTH = 2**32 - 1
 

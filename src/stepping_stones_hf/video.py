@@ -13,9 +13,9 @@
 # limitations under the License.
 """Videos: second by second what a model looks at and listens to, and the same video again with painted frames."""
 
-import heapq
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from PIL import Image
 
 from .deprecation import warn_of_new_name
 from .files import write_whole
-from .media import Source, check_peak, name_source, open_source, to_frame
+from .media import MIN_COMMON_FACTOR, Source, check_peak, name_source, open_source, to_frame
 
 
 try:
@@ -118,24 +118,23 @@ def decode(
     """
     failure, found = None, False
     # AVI has decoding times alone. Frames come out in the order in which they are shown, hence at these in order.
-    waiting = []
+    waiting = deque()
     has_decoding_times = container.format.name == "avi" and stream.type == "video"
     for packet in read(container.demux(stream), source):
         if has_decoding_times and packet.size and packet.dts is not None:
-            heapq.heappush(waiting, packet.dts)
+            waiting.append(packet.dts)
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
             failure = error
-            if waiting and packet.dts in waiting:
-                waiting.remove(packet.dts)
-                heapq.heapify(waiting)
+            if waiting:
+                waiting.pop()
             continue
         for frame in frames:
             found = True
             time = frame.time
             if waiting:
-                time = float(heapq.heappop(waiting) * stream.time_base)
+                time = float(waiting.popleft() * stream.time_base)
             yield frame, time
     if failure is not None and not found:
         raise unreadable(source, failure) from failure
@@ -301,7 +300,7 @@ def decode_sound(
         stream = get_audio_stream(container, source)
         start = get_start(stream) if start is None else start
         # Sooner FFmpeg than the feature extractor, whose filter is long.
-        rate = rate or (stream.rate if math.gcd(stream.rate, 16_000) >= 25 else 16_000)
+        rate = rate or (stream.rate if math.gcd(stream.rate, 16_000) >= MIN_COMMON_FACTOR else 16_000)
         resampler, kind, length = None, None, 0  # of the frames until now, and samples until now
         for frame, time in chain(decode(container, stream, source), [(None, None)]):
             frames, now = [], None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)

@@ -65,6 +65,13 @@ else:
 """
 
 
+@pytest.mark.parametrize("system", script.SYSTEMS)
+def test_each_system_has_its_recipe(system):
+    path = script.EXAMPLES / "configs" / script.SYSTEMS[system]
+    _, model_args, _ = parse_arguments(["--config", str(path)])
+    assert model_args.get_block(localizes=True)["model_type"] == system.lower()
+
+
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
     """Runs the queue with two seeds, two at a time."""

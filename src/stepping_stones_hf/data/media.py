@@ -13,12 +13,12 @@
 # limitations under the License.
 """Masks of AVSBench, and where a row of a dataset has its pictures and sounds."""
 
-import warnings
 from typing import Literal
 
 import numpy as np
 
 from .. import media
+from ..deprecation import warn_of_new_name
 from ..media import Source, load_image, name_source, open_image, read_image
 from .labels import color_to_index
 
@@ -50,7 +50,7 @@ def read_binary_mask(source: Source) -> np.ndarray:
 def __getattr__(name: str):
     if name not in ("check_image", "check_png", "read_audio", "read_image", "to_rgb"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is now stepping_stones_hf.media.{name}.", DeprecationWarning, stacklevel=2)
+    warn_of_new_name(f"{__name__}.{name}", f"{media.__name__}.{name}")
     return getattr(media, name)
 
 

@@ -25,7 +25,7 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import TensorType
 
-from ..media import check_sampling_rate, to_mono
+from ..media import MIN_COMMON_FACTOR, check_sampling_rate, to_mono
 
 
 # Spectra are computed for so many patches at a time, which keeps the memory that a long recording takes bounded.
@@ -38,9 +38,6 @@ KAISER_BEST = {
     "resampling_method": "sinc_interp_kaiser",
     "beta": 12.9846,
 }
-
-# Rates that share a smaller factor with the extractor's are resampled another way.
-MIN_COMMON_FACTOR = 25
 
 
 class LogMelFeatureExtractor(SequenceFeatureExtractor):
@@ -165,9 +162,10 @@ def resample_any_rate(samples: torch.Tensor, before: int, after: int) -> torch.T
     from scipy.signal import firwin, resample_poly  # slow to import, and seldom needed
 
     longest = max(before, after)
+    cutoff = KAISER_BEST["rolloff"] / longest
     taps = firwin(
-        2 * KAISER_BEST["lowpass_filter_width"] * longest + 1,
-        KAISER_BEST["rolloff"] / longest,
+        2 * math.ceil(KAISER_BEST["lowpass_filter_width"] / cutoff) + 1,
+        cutoff,
         window=("kaiser", KAISER_BEST["beta"]),
     )
     return torch.from_numpy(resample_poly(samples.double().numpy(), after, before, window=taps))

@@ -79,6 +79,16 @@ class CheckpointingMixin:
                 module._gradient_checkpointing_func = partial(checkpoint_layer, module, gradient_checkpointing_func)
 
 
+class AudioVisualPreTrainedMixin(CheckpointingMixin):
+    """Beside a [`PreTrainedModel`], the base of each `...PreTrainedModel`."""
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
+        # which are the ones that `_init_weights` is written for (here and in Mask2Former).
+        return False
+
+
 def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
     return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
@@ -236,7 +246,7 @@ class AudioVisualSegmentationMixin:
 
     def start_training_phase(self, phase: int) -> list[str]:
         """
-        Prepares the model for a phase of a stage that trains in two phases, with a `switch_epoch` between them.
+        Prepares the model for a phase of a stage that trains in two phases.
 
         Args:
             phase (`int`):
@@ -250,12 +260,14 @@ class AudioVisualSegmentationMixin:
             `ValueError`: the model trains in a single phase.
         """
         raise ValueError(
-            f"{type(self).__name__} trains in a single phase: leave out stage_1_switch_epoch and stage_2_switch_epoch."
+            f"{type(self).__name__} trains in a single phase: leave out stage_1_phase_2_epoch and"
+            " stage_2_phase_2_epoch."
         )
 
 
 __all__ = [
     "AudioVisualModelMixin",
+    "AudioVisualPreTrainedMixin",
     "AudioVisualSegmentationMixin",
     "CheckpointingMixin",
     "check_frame_size",

@@ -59,8 +59,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..modeling_base import (
     AudioVisualModelMixin,
+    AudioVisualPreTrainedMixin,
     AudioVisualSegmentationMixin,
-    CheckpointingMixin,
     call_directly,
     checkpoint_layer,
     resize_prompt,
@@ -490,7 +490,7 @@ def init_linear_as_torch(linear: nn.Linear):
 
 
 @auto_docstring
-class AAVSPreTrainedModel(CheckpointingMixin, Mask2FormerPreTrainedModel):
+class AAVSPreTrainedModel(AudioVisualPreTrainedMixin, Mask2FormerPreTrainedModel):
     config: AAVSConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -507,12 +507,6 @@ class AAVSPreTrainedModel(CheckpointingMixin, Mask2FormerPreTrainedModel):
         "attentions": OutputRecorder(AAVSSelfAttention, index=1),
         "cross_attentions": OutputRecorder(AAVSMaskedCrossAttention, index=1),
     }
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
-        # which are the ones that `_init_weights` is written for (here and in Mask2Former).
-        return False
 
     def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)

@@ -51,8 +51,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..backbones import build_backbone, load_backbone_weights
 from ..modeling_base import (
     AudioVisualModelMixin,
+    AudioVisualPreTrainedMixin,
     AudioVisualSegmentationMixin,
-    CheckpointingMixin,
     check_frame_size,
     resize_prompt,
 )
@@ -342,7 +342,7 @@ class AVSegFormerHead(nn.Module):
 
 
 @auto_docstring
-class AVSegFormerPreTrainedModel(CheckpointingMixin, PreTrainedModel):
+class AVSegFormerPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
     config: AVSegFormerConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -357,12 +357,6 @@ class AVSegFormerPreTrainedModel(CheckpointingMixin, PreTrainedModel):
         "attentions": OutputRecorder(DetrSelfAttention, index=1, layer_name="decoder_layers"),
         "cross_attentions": OutputRecorder(DetrCrossAttention, index=1, layer_name="decoder_layers"),
     }
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
-        # which are the ones that `_init_weights` is written for.
-        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -44,8 +44,8 @@ from ..backbones import build_dilated_resnet, load_backbone_weights
 from ..loss_base import check_labels, resize_logits
 from ..modeling_base import (
     AudioVisualModelMixin,
+    AudioVisualPreTrainedMixin,
     AudioVisualSegmentationMixin,
-    CheckpointingMixin,
     resize_prompt,
 )
 from ..vggish import VGGishModel
@@ -268,7 +268,7 @@ class CAVPHead(nn.Module):
 
 
 @auto_docstring
-class CAVPPreTrainedModel(CheckpointingMixin, PreTrainedModel):
+class CAVPPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
     config: CAVPConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -276,12 +276,6 @@ class CAVPPreTrainedModel(CheckpointingMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["CAVPASPP", "CAVPFusionBlock"]
     _can_record_outputs = {"hidden_states": CAVPFusionBlock, "attentions": OutputRecorder(CAVPGate, index=1)}
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
-        # as the sound bank does.
-        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

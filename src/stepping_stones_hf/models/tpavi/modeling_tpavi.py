@@ -45,8 +45,8 @@ from transformers.utils.output_capturing import capture_outputs
 from ..backbones import build_backbone, load_backbone_weights
 from ..modeling_base import (
     AudioVisualModelMixin,
+    AudioVisualPreTrainedMixin,
     AudioVisualSegmentationMixin,
-    CheckpointingMixin,
     check_frame_size,
     resize_prompt,
 )
@@ -269,7 +269,7 @@ class TPAVIHead(nn.Module):
 
 
 @auto_docstring
-class TPAVIPreTrainedModel(CheckpointingMixin, PreTrainedModel):
+class TPAVIPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
     config: TPAVIConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -277,12 +277,6 @@ class TPAVIPreTrainedModel(CheckpointingMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["TPAVIBlock", "TPAVIFusionBlock"]
     _can_record_outputs = {"hidden_states": TPAVIBlock}
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
-        # which are the ones that `_init_weights` is written for.
-        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -322,7 +316,6 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
         )
 
         self.post_init()
-        self.train(self.training)
 
     def get_clip_padding(
         self, pixel_values: torch.FloatTensor, num_frames: torch.LongTensor | None
