@@ -63,6 +63,11 @@ def name_labels(num_labels: int) -> dict[str, dict]:
     return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
 
 
+def select_parameters(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The parameters whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
 def load_converted(
     model: PreTrainedModel,
     original: dict[str, torch.Tensor],
@@ -106,4 +111,4 @@ def save_converted(model: PreTrainedModel, processor: AudioVisualProcessor, outp
         processor.save_pretrained(partial)
 
 
-__all__ = ["Conversion", "load_converted", "name_labels", "read_json", "save_converted"]
+__all__ = ["Conversion", "load_converted", "name_labels", "read_json", "save_converted", "select_parameters"]

@@ -23,6 +23,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.utils import TensorType
 
 from ..media import MIN_COMMON_FACTOR, check_sampling_rate, to_mono
@@ -43,12 +44,47 @@ KAISER_BEST = {
 class LogMelFeatureExtractor(SequenceFeatureExtractor):
     """
     Base of the feature extractors that cut waveforms into patches of a log-mel spectrogram. One says how many samples
-    a patch takes (`patch_length`) and what becomes of them (`_log_mel`), and has the attributes `patch_frames` and
-    `patch_hop_seconds`, the time from one patch to the next.
+    a patch takes (`patch_length`) and what becomes of them (`_log_mel`).
     """
 
     model_input_names = ["input_features"]
+    # Arguments of torchaudio's `resample` and of `mel_filter_bank`.
     resampling_filter = KAISER_BEST
+    mel_options = {"mel_scale": "htk"}
+
+    def __init__(
+        self,
+        feature_size: int,
+        sampling_rate: int,
+        padding_value: float,
+        frame_length: int,
+        hop_length: int,
+        fft_length: int,
+        min_frequency: float,
+        max_frequency: float,
+        patch_frames: int,
+        patch_hop_seconds: float,
+        **kwargs,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.frame_length = frame_length
+        self.hop_length = hop_length
+        self.fft_length = fft_length
+        self.min_frequency = min_frequency
+        self.max_frequency = max_frequency
+        self.patch_frames = patch_frames
+        self.patch_hop_seconds = patch_hop_seconds
+        # `to_dict` leaves arrays of these two names out: they follow from the other attributes.
+        self.window = window_function(frame_length, name="hann", periodic=True)
+        self.mel_filters = mel_filter_bank(
+            num_frequency_bins=fft_length // 2 + 1,
+            num_mel_filters=feature_size,
+            min_frequency=min_frequency,
+            max_frequency=max_frequency,
+            sampling_rate=sampling_rate,
+            norm=None,
+            **self.mel_options,
+        )
 
     @property
     def patch_length(self) -> int:

@@ -13,6 +13,7 @@
 # limitations under the License.
 """What every model for audio-visual segmentation offers, whatever it is made of."""
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
@@ -92,6 +94,14 @@ class AudioVisualPreTrainedMixin(CheckpointingMixin):
 def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
     return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
+
+
+def init_as_torch(module: nn.Module) -> None:
+    """Initial weights of a linear layer or a convolution by torch's defaults; transformers has others."""
+    init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    if module.bias is not None:
+        bound = module.weight[0].numel() ** -0.5
+        init.uniform_(module.bias, -bound, bound)
 
 
 def check_frame_size(pixel_values: torch.FloatTensor, stride: int) -> None:
@@ -225,6 +235,16 @@ class AudioVisualSegmentationMixin:
         """
         raise NotImplementedError
 
+    def load_audio_encoder_weights(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """
+        Starts the audio encoder from pretrained weights: all of it, unless the model's own page says otherwise.
+
+        Args:
+            state_dict (`dict[str, torch.Tensor]`):
+                Of a [`VGGishModel`], as [`load_vggish`] makes one of torchvggish's checkpoint.
+        """
+        self.base_model.audio_encoder.load_state_dict(state_dict)
+
     def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
         """
         Starts the model from pretrained weights of what it is built on, as its authors did; which, says the model's
@@ -271,6 +291,7 @@ __all__ = [
     "AudioVisualSegmentationMixin",
     "CheckpointingMixin",
     "check_frame_size",
+    "init_as_torch",
     "is_localizer",
     "resize_prompt",
 ]

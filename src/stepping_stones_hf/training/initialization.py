@@ -101,8 +101,7 @@ def load_pretrained_parts(
         backbone_name_or_path (`str`, *optional*):
             Folder or repository: see [`AudioVisualSegmentationMixin.load_backbone_weights`].
         vggish_checkpoint (`str`, *optional*):
-            torchvggish's checkpoint. A model that takes it frozen needs it. Where the model's embeddings have another
-            size, the last layer keeps its initial weights.
+            torchvggish's checkpoint. A model that takes it frozen needs it.
 
     Raises:
         `ValueError`: VGGish is frozen and there is no checkpoint of it.
@@ -112,12 +111,7 @@ def load_pretrained_parts(
         if vggish_checkpoint is None and model.config.audio_config is not None and model.config.freeze_audio_encoder:
             raise ValueError("VGGish is frozen: give its weights, --vggish_checkpoint.")
     if vggish_checkpoint is not None:
-        encoder, weights = model.base_model.audio_encoder, load_vggish(vggish_checkpoint).state_dict()
-        # Embeddings of another size come out of a new last layer.
-        if encoder.config.embedding_dim != len(weights["projection.bias"]):
-            new = {name: value for name, value in encoder.state_dict().items() if name.startswith("projection.")}
-            weights |= new
-        encoder.load_state_dict(weights)
+        model.load_audio_encoder_weights(load_vggish(vggish_checkpoint).state_dict())
 
 
 def load_model(

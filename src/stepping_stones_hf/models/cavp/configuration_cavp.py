@@ -41,9 +41,6 @@ class CAVPConfig(PreTrainedConfig):
         Configuration of the audio encoder; that of the released models is a VGGish with `embedding_dim=304` and
         `final_relu=True`. With `None` the model has no audio encoder and takes `audio_embeddings` in place of
         `input_features`.
-    freeze_audio_encoder (`bool`, *optional*, defaults to `False`):
-        Whether the audio encoder is to stay as it is during training: whoever trains calls
-        `model.freeze_audio_encoder()` then, as the scripts do. The released training trains it along.
     audio_embedding_dim (`int`, *optional*, defaults to 304):
         Size of one audio embedding, one per frame.
     aspp_hidden_dim (`int`, *optional*, defaults to 256):
@@ -109,10 +106,11 @@ class CAVPConfig(PreTrainedConfig):
     }
     # Each frame is looked at alone.
     clip_length = None
+    # The audio encoder trains along.
+    freeze_audio_encoder = False
 
     backbone_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
-    freeze_audio_encoder: bool = False
     audio_embedding_dim: int = 304
     aspp_hidden_dim: int = 256
     aspp_dim: int = 256

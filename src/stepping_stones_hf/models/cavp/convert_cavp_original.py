@@ -21,7 +21,7 @@ import re
 import torch
 
 from ..backbones import convert_backbone_parameter, infer_backbone_config
-from ..conversion import Conversion, load_converted, name_labels, read_json, save_converted
+from ..conversion import Conversion, load_converted, name_labels, read_json, save_converted, select_parameters
 from ..vggish.convert_vggish_original import ORIGINAL_KEYS, infer_vggish_config, load_checkpoint
 from .configuration_cavp import OUT_FEATURES, CAVPConfig
 from .feature_extraction_cavp import CAVPFeatureExtractor
@@ -107,11 +107,6 @@ def convert_cavp_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, to
     return converted
 
 
-def select(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The parameters whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-
-
 def infer_cavp_config(state_dict: dict[str, torch.Tensor], fields: dict) -> CAVPConfig:
     """
     Config of a released checkpoint, read off its weights. What they do not tell is as in the released program.
@@ -125,15 +120,17 @@ def infer_cavp_config(state_dict: dict[str, torch.Tensor], fields: dict) -> CAVP
     absent = sorted(REQUIRED_KEYS - state_dict.keys())
     if absent:
         raise ValueError(f"This is no CAVP checkpoint: it has nothing that becomes {absent[0]}.")
-    backbone = select(state_dict, "model.backbone.")
+    backbone = select_parameters(state_dict, "model.backbone.")
     backbone_config = infer_backbone_config(
         backbone,
         num_channels=backbone["embedder.layers.0.convolution.weight"].shape[1],
         out_features=OUT_FEATURES,
     )
-    audio_config = infer_vggish_config(select(state_dict, AUDIO_ENCODER_PREFIX), final_relu=True)
+    audio_config = infer_vggish_config(select_parameters(state_dict, AUDIO_ENCODER_PREFIX), final_relu=True)
     aspp_dim, aspp_hidden_dim = state_dict["model.decoder.aspp.pool_projection.weight"].shape[:2]
     inferred = {
+        "backbone_config": backbone_config,
+        "audio_config": audio_config,
         "num_labels": len(state_dict["head.classifier.weight"]),
         "audio_embedding_dim": audio_config.embedding_dim,
         "aspp_dim": aspp_dim,
@@ -144,7 +141,7 @@ def infer_cavp_config(state_dict: dict[str, torch.Tensor], fields: dict) -> CAVP
         "head_dim": len(state_dict["head.conv1.weight"]),
     }
     inferred |= name_labels(inferred["num_labels"])
-    return CAVPConfig(**inferred | fields, backbone_config=backbone_config, audio_config=audio_config)
+    return CAVPConfig(**inferred | fields)
 
 
 def convert_cavp_checkpoint(

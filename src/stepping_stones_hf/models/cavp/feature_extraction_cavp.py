@@ -19,7 +19,6 @@ VGGish's they are decibels, of a band that ends at 3800 Hz, of centered frames, 
 import math
 
 import torch
-from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..feature_extraction_base import LogMelFeatureExtractor
 
@@ -83,7 +82,7 @@ class CAVPFeatureExtractor(LogMelFeatureExtractor):
             Unused.
     """
 
-    # torchaudio's own.
+    # torchaudio's defaults.
     resampling_filter = {}
 
     def __init__(
@@ -106,28 +105,17 @@ class CAVPFeatureExtractor(LogMelFeatureExtractor):
             feature_size=feature_size,
             sampling_rate=sampling_rate,
             padding_value=padding_value,
+            frame_length=frame_length,
+            hop_length=hop_length,
+            fft_length=fft_length,
+            min_frequency=min_frequency,
+            max_frequency=max_frequency,
+            patch_frames=patch_frames,
+            patch_hop_seconds=patch_hop_seconds,
             return_attention_mask=return_attention_mask,
             **kwargs,
         )
-        self.frame_length = frame_length
-        self.hop_length = hop_length
-        self.fft_length = fft_length
-        self.min_frequency = min_frequency
-        self.max_frequency = max_frequency
-        self.patch_frames = patch_frames
-        self.patch_hop_seconds = patch_hop_seconds
         self.released_crop = released_crop
-        # `to_dict` leaves arrays of these two names out: they follow from the other attributes.
-        self.window = window_function(frame_length, name="hann", periodic=True)
-        self.mel_filters = mel_filter_bank(
-            num_frequency_bins=fft_length // 2 + 1,
-            num_mel_filters=feature_size,
-            min_frequency=min_frequency,
-            max_frequency=max_frequency,
-            sampling_rate=sampling_rate,
-            norm=None,
-            mel_scale="htk",
-        )
 
     @property
     def patch_length(self) -> int:

@@ -26,7 +26,6 @@ Left out is what takes part in nothing: positional embeddings, a classifier of s
 sound attends to the pixels, that is computed and dropped.
 """
 
-import math
 import os
 from dataclasses import dataclass
 
@@ -46,6 +45,7 @@ from ..modeling_base import (
     AudioVisualModelMixin,
     AudioVisualPreTrainedMixin,
     AudioVisualSegmentationMixin,
+    init_as_torch,
     resize_prompt,
 )
 from ..vggish import VGGishModel
@@ -282,10 +282,7 @@ class CAVPPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
         super()._init_weights(module)
         # The released program leaves these at torch's defaults.
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                bound = module.weight[0].numel() ** -0.5
-                init.uniform_(module.bias, -bound, bound)
+            init_as_torch(module)
         elif isinstance(module, CAVPSoundBank):
             init.constant_(module.sounds, SILENCE)
             init.zeros_(module.num_steps)
@@ -394,6 +391,21 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
             `torch.FloatTensor` of shape `(2,)`: the number of annotated pixels and the number of batches, 1.
         """
         return self.criterion.get_normalizers(batch["labels"])
+
+    def load_audio_encoder_weights(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """
+        Starts VGGish from torchvggish's weights. Its last layer keeps its initial ones where embeddings have another
+        size, as in the released models (304 in place of 128): so the released training begins.
+
+        Args:
+            state_dict (`dict[str, torch.Tensor]`):
+                Of a [`VGGishModel`], as [`load_vggish`] makes one of torchvggish's checkpoint.
+        """
+        encoder = self.model.audio_encoder
+        if len(state_dict["projection.bias"]) != encoder.config.embedding_dim:
+            new = {f"projection.{name}": value for name, value in encoder.projection.state_dict().items()}
+            state_dict = state_dict | new
+        super().load_audio_encoder_weights(state_dict)
 
     def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
         """

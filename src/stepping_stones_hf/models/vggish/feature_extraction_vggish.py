@@ -17,7 +17,6 @@ by torchaudio in place of resampy, which changes the log-mel values by less than
 """
 
 import torch
-from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..feature_extraction_base import LogMelFeatureExtractor
 
@@ -57,6 +56,8 @@ class VGGishFeatureExtractor(LogMelFeatureExtractor):
             Unused: patches are never padded.
     """
 
+    mel_options = {"mel_scale": "kaldi", "triangularize_in_mel_space": True}
+
     def __init__(
         self,
         feature_size: int = 64,
@@ -77,29 +78,17 @@ class VGGishFeatureExtractor(LogMelFeatureExtractor):
             feature_size=feature_size,
             sampling_rate=sampling_rate,
             padding_value=padding_value,
+            frame_length=frame_length,
+            hop_length=hop_length,
+            fft_length=fft_length,
+            min_frequency=min_frequency,
+            max_frequency=max_frequency,
+            patch_frames=patch_frames,
+            patch_hop_seconds=patch_hop_seconds,
             return_attention_mask=return_attention_mask,
             **kwargs,
         )
-        self.frame_length = frame_length
-        self.hop_length = hop_length
-        self.fft_length = fft_length
-        self.min_frequency = min_frequency
-        self.max_frequency = max_frequency
         self.log_offset = log_offset
-        self.patch_frames = patch_frames
-        self.patch_hop_seconds = patch_hop_seconds
-        # `to_dict` leaves arrays of these two names out: they follow from the other attributes.
-        self.window = window_function(frame_length, name="hann", periodic=True)
-        self.mel_filters = mel_filter_bank(
-            num_frequency_bins=fft_length // 2 + 1,
-            num_mel_filters=feature_size,
-            min_frequency=min_frequency,
-            max_frequency=max_frequency,
-            sampling_rate=sampling_rate,
-            norm=None,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
 
     @property
     def patch_length(self) -> int:
