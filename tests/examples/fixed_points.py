@@ -35,6 +35,14 @@ def fixed_rand(*size, **options) -> torch.Tensor:
     return torch.empty(size[1:]).uniform_(generator=torch.Generator().manual_seed(size[1])).repeat(size[0], 1, 1)
 
 
+def fixed_permutation(size: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """The same for every batch of a size, whichever process has it; with a generator what that gives."""
+    return original_randperm(size, generator=generator or torch.Generator().manual_seed(size))
+
+
+original_randperm = torch.randperm
+
+
 def descend(parameters, lr: float, **options) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=lr)
 
@@ -42,7 +50,7 @@ def descend(parameters, lr: float, **options) -> torch.optim.SGD:
 def make_hopeful_model(*args, **kwargs) -> tuple:
     """A model of stage 2 that sees background: at random it would see classes that there are not, and score zero."""
     model, processor = original_make_model(*args, **kwargs)
-    if model.config.num_labels > 2:
+    if model.config.model_type == "aavs" and model.config.num_labels > 2:
         model.class_predictor.bias.data[0] += 4
     return model, processor
 
@@ -71,6 +79,7 @@ def record_steps(output: Path):
 def main(output: Path, arguments: list[str], setattr) -> None:
     """Runs the script with `arguments`; `setattr` replaces what is random."""
     setattr(torch, "rand", fixed_rand)
+    setattr(torch, "randperm", fixed_permutation)
     setattr(torch.optim, "AdamW", descend)
     setattr(script, "make_model", make_hopeful_model)
     setattr(script, "compute_gradients", record_steps(output))

@@ -98,9 +98,9 @@ def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Te
 
 def init_as_torch(module: nn.Module) -> None:
     """Initial weights of a linear layer or a convolution by torch's defaults; transformers has others."""
-    init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    bound = 1 / math.sqrt(module.weight[0].numel())
+    init.uniform_(module.weight, -bound, bound)
     if module.bias is not None:
-        bound = module.weight[0].numel() ** -0.5
         init.uniform_(module.bias, -bound, bound)
 
 

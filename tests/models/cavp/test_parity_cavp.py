@@ -25,12 +25,12 @@ from stepping_stones_hf import CAVPFeatureExtractor, CAVPForAudioVisualSegmentat
 from stepping_stones_hf.models.cavp.convert_cavp_original import (
     convert_cavp_checkpoint,
     convert_cavp_parameter,
-    convert_cavp_state_dict,
     infer_cavp_config,
 )
 from stepping_stones_hf.models.cavp.feature_extraction_cavp import crop_as_released
 from stepping_stones_hf.models.cavp.loss_cavp import compute_contrastive_loss, sample_pixels
 from stepping_stones_hf.models.cavp.sounds_cavp import CAVPSoundBank, shuffle_sounds
+from stepping_stones_hf.models.conversion import convert_state_dict
 
 
 GOLDENS = ["cavp_avss_resnet", "cavp_binary_resnet"]
@@ -260,9 +260,9 @@ class TrainingGolden:
             "sound_bank_rate": meta["ow_rate"],
             "sound_bank_warmup_steps": meta["iterations_per_epoch"],
         }
-        config = infer_cavp_config(convert_cavp_state_dict(self.original), fields)
+        config = infer_cavp_config(convert_state_dict(self.original, convert_cavp_parameter), fields)
         self.model = CAVPForAudioVisualSegmentation(config).train()
-        info = self.model.load_state_dict(convert_cavp_state_dict(self.original), strict=False)
+        info = self.model.load_state_dict(convert_state_dict(self.original, convert_cavp_parameter), strict=False)
         assert info.missing_keys == ["sound_bank.sounds", "sound_bank.num_steps"] and not info.unexpected_keys
 
     def make_batch(self, step: int, compute_log_mel=None) -> dict:
@@ -482,7 +482,7 @@ def test_full_size_checkpoints_map_one_to_one_but_for_what_is_dead(shared_dir, k
     summary = json.loads((folder / f"{keys}.summary.json").read_text())
     with torch.device("meta"):
         original = {f"module.{name}": torch.empty(shape) for name, shape in shapes.items()}
-        state_dict = convert_cavp_state_dict(original)
+        state_dict = convert_state_dict(original, convert_cavp_parameter)
         config = infer_cavp_config(state_dict, {})
         model = CAVPForAudioVisualSegmentation(config)
     assert {name: tensor.shape for name, tensor in state_dict.items()} == {

@@ -21,8 +21,8 @@ import re
 import torch
 
 from ..backbones import convert_backbone_parameter, infer_backbone_config
-from ..conversion import Conversion, load_converted, name_labels, read_json, save_converted, select_parameters
-from ..vggish.convert_vggish_original import ORIGINAL_KEYS, infer_vggish_config, load_checkpoint
+from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted, select_parameters
+from ..vggish.convert_vggish_original import ORIGINAL_KEYS, infer_vggish_config
 from .configuration_cavp import OUT_FEATURES, CAVPConfig
 from .feature_extraction_cavp import CAVPFeatureExtractor
 from .image_processing_pil_cavp import CAVPImageProcessorPil
@@ -99,14 +99,6 @@ def convert_cavp_parameter(name: str, tensor: torch.Tensor) -> dict[str, torch.T
     return {name: tensor}
 
 
-def convert_cavp_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """State dict of a released checkpoint under the names of this library, without what takes part in nothing."""
-    converted = {}
-    for name, tensor in state_dict.items():
-        converted |= convert_cavp_parameter(name, tensor)
-    return converted
-
-
 def infer_cavp_config(state_dict: dict[str, torch.Tensor], fields: dict) -> CAVPConfig:
     """
     Config of a released checkpoint, read off its weights. What they do not tell is as in the released program.
@@ -168,18 +160,18 @@ def convert_cavp_checkpoint(
     Raises:
         `ValueError`: the file is no CAVP checkpoint.
     """
-    original = load_checkpoint(checkpoint)
-    fields = read_json(config) if config is not None else {}
-    try:
-        cavp_config = infer_cavp_config(convert_cavp_state_dict(original), fields)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
-    model = CAVPForAudioVisualSegmentation(cavp_config)
-    conversion = load_converted(model, original, convert_cavp_parameter, {})
+    model, conversion = convert_checkpoint(
+        checkpoint,
+        config,
+        None,
+        CAVPForAudioVisualSegmentation,
+        convert_cavp_parameter,
+        lambda state_dict, fields, _: infer_cavp_config(state_dict, fields),
+    )
     if not conversion.unexpected and not conversion.missing:
-        image_processor = CAVPImageProcessorPil(localization=cavp_config.num_labels == 2)
+        image_processor = CAVPImageProcessorPil(localization=model.config.num_labels == 2)
         save_converted(model, CAVPProcessor(image_processor, CAVPFeatureExtractor(released_crop=True)), output_dir)
     return conversion
 
 
-__all__ = ["convert_cavp_checkpoint", "convert_cavp_state_dict", "infer_cavp_config"]
+__all__ = ["convert_cavp_checkpoint", "infer_cavp_config"]
