@@ -66,6 +66,7 @@ PUBLIC_MODULES = (
     "models.aavs",
     "models.avsegformer",
     "models.cavp",
+    "models.ease",
     "models.tpavi",
     "models.vggish",
     "pipelines",

@@ -48,7 +48,7 @@ import train_stepping_stones as script  # noqa: E402
 SIZE = {"height": 64, "width": 64}
 # The pairs of a localizer and a model that it prompts; AAVS prompting AAVS is what all other tests train.
 PAIRS = [pair for pair in product(("toy", "aavs"), repeat=2) if pair != ("aavs", "aavs")]
-PAIRS += [("cavp", "cavp"), ("cavp", "aavs"), ("aavs", "cavp")]
+PAIRS += [pair for name in ("cavp", "ease") for pair in ((name, name), (name, "aavs"), ("aavs", name))]
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,10 @@ def train(data_dir, tmp_path_factory):
         if pair not in runs:
             folder = tmp_path_factory.mktemp("-".join(pair))
             blocks = {"toy": {"model_type": "toy"}}
-            for name, recipe, fields in (("aavs", "mini.yaml", {"num_queries": 4}), ("cavp", "mini_cavp.yaml", {})):
+            for name, recipe in (("aavs", "mini.yaml"), ("cavp", "mini_cavp.yaml"), ("ease", "mini_ease.yaml")):
                 recipe = yaml.safe_load((EXAMPLES / "configs" / recipe).read_text())
-                blocks[name] = recipe["model"] | fields
+                # CAVP has no queries.
+                blocks[name] = recipe["model"] | ({} if name == "cavp" else {"num_queries": 4})
             values = {
                 "stage_1_model": blocks[pair[0]],
                 "stage_2_model": blocks[pair[1]],

@@ -18,11 +18,12 @@ from contextlib import suppress
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .metrics.registration import register_metric
-from .models import aavs, avsegformer, cavp, tpavi, vggish
+from .models import aavs, avsegformer, cavp, ease, tpavi, vggish
 from .models.aavs import *  # noqa: F403
 from .models.auto import AutoModelForAudioVisualSegmentation
 from .models.avsegformer import *  # noqa: F403
 from .models.cavp import *  # noqa: F403
+from .models.ease import *  # noqa: F403
 from .models.tpavi import *  # noqa: F403
 from .models.vggish import *  # noqa: F403
 from .pipelines import AudioVisualSegmentationPipeline, decode_label_map
@@ -48,6 +49,7 @@ __all__ = [
     *aavs.__all__,
     *avsegformer.__all__,
     *cavp.__all__,
+    *ease.__all__,
     *tpavi.__all__,
     *vggish.__all__,
 ]

@@ -617,3 +617,38 @@ def test_half_precision_is_near_full_precision(case, dtype, autocast):
         scores = get_scores(case, run(case.model.to(dtype), move(inputs, dtype)))
     assert scores.dtype == torch.float32
     assert (scores - expected).abs().mean() < 0.1 * expected.abs().max()
+
+
+# On a GPU ------------------------------------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def move_to_gpu(values):
+    if torch.is_tensor(values):
+        return values.cuda()
+    if isinstance(values, dict):
+        return {name: move_to_gpu(value) for name, value in values.items()}
+    return [move_to_gpu(value) for value in values] if isinstance(values, list) else values
+
+
+@needs_gpu
+def test_a_gpu_gives_what_the_cpu_gives(case, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model, inputs, _ = make_hearing_case(case)
+    expected = get_scores(case, run(model, inputs))
+    scores = get_scores(case, run(model.cuda(), move_to_gpu(inputs)))
+    assert_close(scores.cpu(), expected, **NEARLY)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_training_on_a_gpu(case, dtype):
+    model, inputs, targets = make_hearing_case(case)
+    expected = get_gradients(copy.deepcopy(model), inputs, targets)
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        results = get_gradients(model.cuda(), move_to_gpu(inputs), move_to_gpu(targets))
+    assert results.keys() == expected.keys()
+    assert all(value.isfinite().all() for value in results.values())
+    # The points of the mask losses are drawn by another generator.
+    assert_close(results["loss"].cpu(), expected["loss"], rtol=0.1, atol=0)

@@ -20,6 +20,7 @@ HARDCODED_CONFIG_FOR_MODELS |= {
     "aavs": "AAVSConfig",
     "avsegformer": "AVSegFormerConfig",
     "cavp": "CAVPConfig",
+    "ease": "EASEConfig",
     "tpavi": "TPAVIConfig",
     "vggish": "VGGishConfig",
 }

@@ -264,6 +264,31 @@ class AudioVisualSegmentationMixin:
         """
         raise NotImplementedError
 
+    def get_parameter_groups(self, learning_rate: float, num_passes: int = 1) -> list[dict]:
+        """
+        The groups of an optimizer: here one, of all that trains; several in models whose recipes have several rates.
+
+        Args:
+            learning_rate (`float`):
+                The recipe's learning rate.
+            num_passes (`int`, *optional*, defaults to 1):
+                Batches in an optimizer step, those of all processes: some recipes scale rates by it.
+
+        Returns:
+            `list[dict]`: `params`, and where they differ `lr` and `is_backbone`, for schedules that treat a pretrained
+            backbone in another way.
+        """
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def update_training_progress(self, step: int, num_steps: int) -> None:
+        """
+        Tells the model how far its training is, before each step: some change on the way. Most do not.
+
+        Args:
+            step (`int`), num_steps (`int`):
+                Optimizer steps that were made, and those that there are in all.
+        """
+
     def start_training_phase(self, phase: int) -> list[str]:
         """
         Prepares the model for a phase of a stage that trains in two phases.
