@@ -163,7 +163,11 @@ def check_frames(report: ClipReport) -> None:
         return
     if len(clip.frame_indices) < clip.num_frames:
         path = clip.frame_path(0).parent
-        report.add("warning", path, f"{path} has no frame but the annotated one, which is all that AAVS trains on.")
+        report.add(
+            "warning",
+            path,
+            f"{path} has no frame but the annotated one, which models that see single frames train on.",
+        )
     usual = report.usual_size
     for index, size in sizes.items():
         if size != usual:

@@ -25,7 +25,7 @@ from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 from stepping_stones_hf.cli import main
 from stepping_stones_hf.models.aavs.configuration_aavs import AAVSConfig
 from stepping_stones_hf.models.aavs.convert_aavs_original import OUTPUT_PROJECTIONS, rename_key
-from stepping_stones_hf.models.aavs.loss_aavs import AAVSLoss
+from stepping_stones_hf.models.loss_mask_classification import MaskClassificationLoss
 
 
 LOGITS = {"atol": 3e-4, "rtol": 1e-4}
@@ -201,7 +201,7 @@ def test_criterion_alone_matches_with_the_released_class_cost(shared_dir, stage)
     labels = [[tensors[f"{name}.{frame}"] for frame in range(3)] for name in ("mask_labels", "class_labels")]
 
     def compute(class_cost: float) -> dict:
-        criterion = AAVSLoss(
+        criterion = MaskClassificationLoss(
             AAVSConfig(
                 num_labels=2 if stage == 1 else 71,
                 num_queries=7,

@@ -56,6 +56,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..loss_mask_classification import MaskClassificationLoss
 from ..modeling_base import (
     AudioVisualModelMixin,
     AudioVisualPreTrainedMixin,
@@ -67,7 +68,6 @@ from ..modeling_base import (
 )
 from ..vggish import VGGishModel
 from .configuration_aavs import AAVSConfig
-from .loss_aavs import AAVSLoss
 from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_backbone_adapters
 
 
@@ -755,7 +755,7 @@ class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTraine
         super().__init__(config)
         self.model = AAVSModel(config)
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
-        self.criterion = AAVSLoss(config)
+        self.criterion = MaskClassificationLoss(config)
 
         self.post_init()
 

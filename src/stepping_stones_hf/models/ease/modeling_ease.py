@@ -19,7 +19,7 @@ it.
 EASE is EoMT, a plain vision transformer in whose last blocks object queries stand beside the patches, with queries
 made of sound and with sound fused into the patches. Frames are independent of one another: frame t is segmented with
 second t of the sound, so the batch axis is frames, of any number of clips. Backbones are those of transformers,
-upscaler and mask head those of its EoMT; the loss is AAVS's.
+upscaler and mask head those of its EoMT; the loss is that of the other models of mask classification.
 
 Where paper and released program differ we follow the program: the enhanced audio has five tokens; one fusion module
 serves all blocks, and it scores the audio tokens by a softmax over them. In the PVT-v2 variant queries and patches,
@@ -32,8 +32,8 @@ How a mask prompts it, each a field of the config:
 - `mask_prompt_fusion`: the mask is added to the mask features of every prediction;
 - `attention_mask_init`: it is the attention mask of the queries in the first joint block, in training and evaluation;
 - `mask_prompt_keys`: a learned token says in the keys, not in the values, whether a patch is silent, uncertain or
-  sounding. AAVS adds it before the keys of a cross-attention; here attention is joint, and keys are rotated by their
-  position. So only object queries see it, in their scores, to which it is added without rotation.
+  sounding. Here attention is joint, and keys are rotated by their position. So only object queries see it, in their
+  scores, to which it is added without rotation.
 """
 
 import math
@@ -68,8 +68,8 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ..aavs.loss_aavs import AAVSLoss
 from ..backbones import fill_backbone, read_backbone_weights, restore_pvt_norms
+from ..loss_mask_classification import MaskClassificationLoss
 from ..modeling_base import (
     AudioVisualModelMixin,
     AudioVisualPreTrainedMixin,
@@ -667,7 +667,7 @@ class EASEPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
         elif isinstance(module, EASEModel):
             init.normal_(module.query.weight)
             init.ones_(module.attn_mask_probs)
-        elif isinstance(module, AAVSLoss):
+        elif isinstance(module, MaskClassificationLoss):
             init.ones_(module.empty_weight)
             init.constant_(module.empty_weight[-1:], module.eos_coef)
 
@@ -859,7 +859,7 @@ class EASEForAudioVisualSegmentation(AudioVisualSegmentationMixin, EASEPreTraine
         self.model = EASEModel(config)
         self.class_predictor = nn.Linear(config.hidden_size, config.num_labels + 1)
         # Mask2Former's set loss with normalizers that can span an optimizer step; the released program has it without.
-        self.criterion = AAVSLoss(config)
+        self.criterion = MaskClassificationLoss(config)
 
         self.post_init()
 

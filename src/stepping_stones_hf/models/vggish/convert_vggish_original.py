@@ -42,7 +42,7 @@ ORIGINAL_KEYS = {
     for original, ours in ORIGINAL_LAYERS.items()
     for parameter in ("weight", "bias")
 }
-# PCA and quantisation of the AudioSet release, which AAVS does without.
+# PCA and quantization of the AudioSet release, which the models of this library do without.
 POSTPROCESSOR_PREFIX = "pproc."
 
 

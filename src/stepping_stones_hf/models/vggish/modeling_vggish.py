@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-VGGish, the audio encoder of AAVS: "CNN Architectures for Large-Scale Audio Classification" (Hershey et al., ICASSP
+VGGish, the field's audio encoder: "CNN Architectures for Large-Scale Audio Classification" (Hershey et al., ICASSP
 2017), in the form in which its weights were released for AudioSet, a VGG without batch norm whose last layers embed
-0.96 seconds of sound in 128 numbers. The post-processing of the AudioSet release (PCA, whitening and quantisation to
-8 bits) is not part of it, since AAVS does without.
+0.96 seconds of sound in 128 numbers. The post-processing of the AudioSet release (PCA, whitening and quantization to
+8 bits) is not part of it, since no model of this library has it.
 """
 
 from dataclasses import dataclass

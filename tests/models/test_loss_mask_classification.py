@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from stepping_stones_hf.models.aavs.loss_aavs import AAVSLoss
+from stepping_stones_hf.models.loss_mask_classification import MaskClassificationLoss
 
-from .conftest import make_config, make_labels
+from .aavs.conftest import make_config, make_labels
 
 
 @pytest.fixture
-def criterion() -> AAVSLoss:
-    return AAVSLoss(make_config(num_labels=4))
+def criterion() -> MaskClassificationLoss:
+    return MaskClassificationLoss(make_config(num_labels=4))
 
 
 def make_predictions(num_frames: int, count: int = 2, requires_grad: bool = False) -> list[dict]:
@@ -117,7 +117,7 @@ def test_auxiliary_terms_can_be_switched_off():
     labels = make_labels(4)
     names = {}
     for use_auxiliary_loss in (True, False):
-        criterion = AAVSLoss(make_config(num_labels=4, use_auxiliary_loss=use_auxiliary_loss))
+        criterion = MaskClassificationLoss(make_config(num_labels=4, use_auxiliary_loss=use_auxiliary_loss))
         names[use_auxiliary_loss] = set(criterion(make_predictions(3, count=3), **labels))
     terms = {"loss_cross_entropy", "loss_mask", "loss_dice"}
     assert names[False] == terms
@@ -133,7 +133,7 @@ def test_not_a_number_in_one_prediction_does_not_stop_the_matching(criterion):
 
 def test_no_object_weight_of_the_config_counts_whatever_the_checkpoint_holds(criterion):
     labels = make_labels(4)
-    heavy = AAVSLoss(make_config(num_labels=4, no_object_weight=0.5))
+    heavy = MaskClassificationLoss(make_config(num_labels=4, no_object_weight=0.5))
     torch.manual_seed(0)
     expected = heavy(make_predictions(3, count=1), **labels)["loss_cross_entropy"]
     heavy.load_state_dict(criterion.state_dict())
@@ -158,7 +158,7 @@ def test_labels_that_do_not_fit_are_clear_errors(criterion):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_matches_and_costs_what_single_precision_does(dtype):
     # 12,544 points of masks that the model is sure of: in float16 their sum is infinite.
-    criterion = AAVSLoss(make_config(num_labels=4, train_num_points=12544))
+    criterion = MaskClassificationLoss(make_config(num_labels=4, train_num_points=12544))
     labels = make_labels(4)
     masks = torch.nn.utils.rnn.pad_sequence(labels["mask_labels"], batch_first=True)
     class_logits, mask_logits = torch.zeros(3, 5, 5), torch.full((3, 5, *masks.shape[-2:]), -9.0)

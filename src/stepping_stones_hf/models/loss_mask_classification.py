@@ -12,8 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Loss of AAVS: Mask2Former's set loss with the released program's matching cost, with normalizers that can span a whole
-optimizer step, and with the matching costs of all frames computed at once.
+Loss of the models that predict sets of masks with classes: Mask2Former's, with the matching cost of the released
+programs, with normalizers that can span a whole optimizer step, and with the matching costs of all frames computed at
+once.
 """
 
 import numpy as np
@@ -21,14 +22,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerLoss,
     dice_loss,
     sample_point,
     sigmoid_cross_entropy_loss,
 )
-
-from .configuration_aavs import AAVSConfig
 
 
 def get_matching_cost(
@@ -60,7 +60,7 @@ def get_matching_cost(
     return weights["class"] * class_cost + weights["mask"] * mask_cost + weights["dice"] * dice_cost
 
 
-class AAVSLoss(Mask2FormerLoss):
+class MaskClassificationLoss(Mask2FormerLoss):
     """
     Set loss over all frames of a batch, for the last prediction and the ones before it.
 
@@ -68,7 +68,7 @@ class AAVSLoss(Mask2FormerLoss):
     candidates and free points of the mask losses. The last prediction comes first, then the others from first to last.
     """
 
-    def __init__(self, config: AAVSConfig):
+    def __init__(self, config: PreTrainedConfig):
         loss_weights = {
             "loss_cross_entropy": config.class_weight,
             "loss_mask": config.mask_weight,
@@ -207,4 +207,4 @@ class AAVSLoss(Mask2FormerLoss):
         return {name: self.weight_dict[name] * value for name, value in losses.items()}
 
 
-__all__ = ["AAVSLoss"]
+__all__ = ["MaskClassificationLoss"]
