@@ -65,6 +65,7 @@ PUBLIC_MODULES = (
     "metrics",
     "models.aavs",
     "models.avsegformer",
+    "models.cavp",
     "models.ease",
     "models.tpavi",
     "models.vggish",

@@ -43,6 +43,14 @@ def fixed_rand(*size, **options) -> torch.Tensor:
     return torch.empty(row).uniform_(generator=torch.Generator().manual_seed(row[0])).expand(rows, *row).clone()
 
 
+def fixed_permutation(size: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """The same for every batch of a size, whichever process has it; with a generator what that gives."""
+    return original_randperm(size, generator=generator or torch.Generator().manual_seed(size))
+
+
+original_randperm = torch.randperm
+
+
 def descend(parameters, lr: float, **options) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=lr)
 
@@ -50,7 +58,7 @@ def descend(parameters, lr: float, **options) -> torch.optim.SGD:
 def make_hopeful_model(*args, **kwargs) -> tuple:
     """A model of stage 2 that sees background: at random it would see classes that there are not, and score zero."""
     model, processor = original_make_model(*args, **kwargs)
-    if model.config.num_labels > 2:
+    if hasattr(model, "class_predictor") and model.config.num_labels > 2:
         model.class_predictor.bias.data[0] += 4
     return model, processor
 
@@ -79,6 +87,7 @@ def record_steps(output: Path):
 def main(output: Path, arguments: list[str], setattr) -> None:
     """Runs the script with `arguments`; `setattr` replaces what is random."""
     setattr(torch, "rand", fixed_rand)
+    setattr(torch, "randperm", fixed_permutation)
     setattr(modeling_ease, "draw_gumbel_noise", torch.zeros_like)
     setattr(modeling_dinov3_vit, "augment_patches_center_coordinates", lambda coordinates, **options: coordinates)
     setattr(torch.optim, "AdamW", descend)

@@ -567,10 +567,11 @@ def test_a_process_that_is_killed_goes_on_in_another_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["cavp", "ease"])
 @pytest.mark.parametrize("data", ["data_dir", "shared_dir"])
-def test_both_stages_of_ease_learn_on_drawn_and_on_real_clips(data, request, tmp_path):
+def test_both_stages_learn_on_drawn_and_on_real_clips(model_type, data, request, tmp_path):
     folder = request.getfixturevalue(data)
-    recipe = {"config": EXAMPLES / "configs" / "mini_ease.yaml", "dataloader_num_workers": 0}
+    recipe = {"config": EXAMPLES / "configs" / f"mini_{model_type}.yaml", "dataloader_num_workers": 0}
     recipe |= {"data_dir": folder / "real_clips" if data == "shared_dir" else folder, "num_warmup_steps": 5}
     run(tmp_path, recipe, {"stage_1_max_steps": 20, "stage_2_max_steps": 20})
     for stage in (1, 2):
