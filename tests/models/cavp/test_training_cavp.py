@@ -45,6 +45,7 @@ def common(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("data")
     recipe = yaml.safe_load((EXAMPLES / "configs" / "mini_cavp.yaml").read_text())
     del recipe["base"]
+    recipe["model"]["contrastive_max_views"] = 16  # so that batches of two frames have a contrastive loss
     recipe |= {"stage_2_model": {"sound_bank_size": 2, "sound_bank_warmup_steps": 1}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return {
