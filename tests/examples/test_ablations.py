@@ -360,10 +360,8 @@ def test_table_2_ends_with_a_figure_of_frame_truth_before_and_after_for_each_sys
     arguments = ["table2", "--data_dir", data_dir, "--output_dir", tmp_path / "out", "--seeds", "2"]
     script.main(list(map(str, arguments)))
     ((titles, rows),) = drawn
-    assert titles == (
-        *("frame", "truth"),
-        *(f"{system}, {stages}" for system in ("TPAVI", "AVSegFormer", "AAVS") for stages in ("one stage", "two stages")),
-    )
+    stages = ("one stage", "two stages")
+    assert titles == ("frame", "truth", *(f"{system}, {stage}" for system, stage in product(script.SYSTEMS, stages)))
     assert 3 <= len(rows) <= 6 and {len(row) for row in rows} == {8}  # up to two frames of a clip of each subset
     sounding = {
         frame.tobytes(): describe(np.asarray(mask))
