@@ -19,8 +19,8 @@ trained three times as long.
 
     python examples/ablations.py --config examples/configs/ablations.yaml --output_dir runs/ablations --jobs 2
 
-And Table 2 for every system that it is about, each with one stage, with localizers of low and of high quality, with
-true masks and with its own localizer:
+And Table 2 for every system that it is about, and for EASE, each with one stage, with localizers of low and of high
+quality, with true masks and with its own localizer:
 
     python examples/ablations.py table2 --output_dir runs/table2 --jobs 2
 
@@ -145,7 +145,12 @@ GAINS = [
 
 
 # Table 2: system -> recipe of the tiny model on mini-AVSBench, and the columns: title -> run and prompt.
-SYSTEMS = {"TPAVI": "mini_tpavi.yaml", "AVSegFormer": "mini_avsegformer.yaml", "AAVS": "ablations.yaml"}
+SYSTEMS = {
+    "TPAVI": "mini_tpavi.yaml",
+    "AVSegFormer": "mini_avsegformer.yaml",
+    "AAVS": "ablations.yaml",
+    "EASE": "mini_ease.yaml",
+}
 TABLE_2 = {
     "origin": ONE_STAGE[:2],
     "low": ("full", "low"),

@@ -54,11 +54,11 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
     SchedulerType,
-    get_scheduler,
 )
 
 from stepping_stones_hf import AutoModelForAudioVisualSegmentation
 from stepping_stones_hf.data import AVSCollator
+from stepping_stones_hf.data.augmentation import Augmentation
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.files import write_text
 from stepping_stones_hf.models.modeling_base import is_localizer
@@ -95,6 +95,7 @@ from stepping_stones_hf.training.report import (
     summarize_semantics,
     write_repository,
 )
+from stepping_stones_hf.training.schedules import make_scheduler
 from stepping_stones_hf.training.stages import set_trainable
 from stepping_stones_hf.visualization import plot_curves
 
@@ -125,6 +126,9 @@ class DataArguments:
     )
     split_clips: bool = field(
         default=True, metadata={"help": "Shuffle annotated frames rather than clips; a batch then counts frames."}
+    )
+    augmentation: str | None = field(
+        default=None, metadata={"help": "Block: what is random in training clips: flip, scale, crop, color."}
     )
     audio: str = field(
         default="own",
@@ -203,6 +207,10 @@ class RunArguments:
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW, on all that trains."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate in each phase."})
     num_warmup_steps: int = field(default=100, metadata={"help": "Optimizer steps of linear warm-up."})
+    num_backbone_warmup_steps: int | None = field(
+        default=None,
+        metadata={"help": "Those of a pretrained backbone, which begin after the others. With polynomial, 0.9."},
+    )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "A checkpoint every so many steps, or epoch."})
     resume_from_checkpoint: str | None = field(
         default=None,
@@ -267,6 +275,10 @@ def get_arguments(*groups: DataArguments | ModelSettings | RunArguments) -> dict
 def check_arguments(data_args: DataArguments, args: RunArguments) -> None:
     """Refuses what would otherwise stop a run after its first step, or be ignored."""
     SchedulerType(args.lr_scheduler_type)
+    if args.num_backbone_warmup_steps is not None and args.lr_scheduler_type != "polynomial":
+        raise ValueError(
+            f"--num_backbone_warmup_steps goes with --lr_scheduler_type polynomial, got {args.lr_scheduler_type}."
+        )
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
@@ -351,8 +363,11 @@ def load_data(run: Run) -> None:
 
 
 def make_collator(run: Run, processor: ProcessorMixin, prompt=None, evaluation: bool = False) -> AVSCollator:
-    first_frame = "once" if evaluation else run.data_args.first_frame
-    return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation)
+    first_frame, transform = "once" if evaluation else run.data_args.first_frame, None
+    if run.data_args.augmentation is not None and not evaluation:
+        size = processor.image_processor.size
+        transform = Augmentation((size.height, size.width), **parse_block(run.data_args.augmentation))
+    return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation, transform)
 
 
 def prepare(run: Run, clips: datasets.Dataset, collator: AVSCollator, store: Path | None = None) -> Dataset:
@@ -484,15 +499,15 @@ def train(
         if model.config.freeze_audio_encoder:
             model.freeze_audio_encoder()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
-        phase_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
-        scheduler = get_scheduler(
-            args.lr_scheduler_type,
-            optimizer,
-            # A prepared scheduler makes a step for each process.
-            num_warmup_steps=args.num_warmup_steps * accelerator.num_processes,
-            num_training_steps=phase_steps * accelerator.num_processes,
+        groups = model.get_parameter_groups(
+            learning_rate, accelerator.num_processes * args.gradient_accumulation_steps
         )
+        optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
+        phase_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
+        steps = [args.num_warmup_steps, phase_steps, args.num_backbone_warmup_steps]
+        # A prepared scheduler makes a step for each process.
+        steps = [count and count * accelerator.num_processes for count in steps]
+        scheduler = make_scheduler(args.lr_scheduler_type, optimizer, *steps)
         prepared, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
         if resumes:
             accelerator.load_state(checkpoint)
@@ -501,10 +516,13 @@ def train(
             prepared.train()
             if isinstance(batches.collator.prompt, DegradedPrompts):
                 batches.collator.prompt.seed = derive_seed(args.seed, epoch)
+            if batches.collator.transform is not None:
+                batches.collator.transform.seed = derive_seed(args.seed, stage, epoch)
             end_step = min(len(batches), max_steps - epoch * len(batches))
             for step_batches in batches.epoch(epoch, progress.step, end_step):
                 # What is random in a step follows from its number, so that a run that is resumed draws the same.
                 torch.manual_seed(derive_seed(args.seed, stage, progress.total_steps, accelerator.process_index))
+                model.update_training_progress(progress.total_steps, max_steps)
                 loss, num_frames, stopped = compute_gradients(accelerator, prepared, step_batches, stop)
                 if not math.isfinite(loss):
                     names = ", ".join(batches.names(epoch, progress.step))

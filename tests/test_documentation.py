@@ -67,6 +67,7 @@ PUBLIC_MODULES = (
     "metrics",
     "models.aavs",
     "models.avsegformer",
+    "models.ease",
     "models.tpavi",
     "models.vggish",
     "pipelines",
@@ -251,7 +252,10 @@ def test_the_page_of_models_has_a_row_for_each():
     names = [re.match(r"\[(.+)\]", link)[1] for link in rows.values()]
     assert names == [row["model"] for row in read_table(MODELS_PAGE, "Which preset")]
     assert list(rows) == [row["`--model`"].strip("`") for row in read_table(MODELS_PAGE, "Released checkpoints")]
-    assert {row["model"].split(",")[0] for row in read_table(MODELS_PAGE, "By AVSBench's protocol")} == set(names)
+    published = [
+        row for by in ("AVSBench's", "CAVP's", "EASE's") for row in read_table(MODELS_PAGE, f"By {by} protocol")
+    ]
+    assert {row["model"].split(",")[0] for row in published} == set(names)
 
 
 def test_the_page_of_models_names_presets_that_are_there_and_all_of_them():
@@ -272,9 +276,8 @@ def test_the_page_of_models_has_the_sizes_of_those_that_the_presets_make(row):
         block |= {"backbone_config": RESNET_50} if row["backbone"] == "ResNet-50" else {}
         with torch.device("meta"):
             model = AutoModelForAudioVisualSegmentation.from_config(make_config(block, stage == 1, stage == 2))
-        assert model.config.backbone_config.model_type == {"Swin-B": "swin", "ResNet-50": "resnet"}.get(
-            row["backbone"], "pvt_v2"
-        )
+        kinds = {"Swin-B": "swin", "PVT-v2-b5": "pvt_v2", "ViT-B/16": "dinov3_vit", "ViT-L/16": "dinov3_vit"}
+        assert model.config.backbone_config.model_type == kinds.get(row["backbone"], "resnet")
         vggish = model.base_model.audio_encoder.num_parameters()
         assert f"{vggish / 1e6:.1f}" in read_prose(MODELS_PAGE)
         assert row[f"stage {stage}"] == f"{(model.num_parameters() - vggish) / 1e6:.1f}"

@@ -18,10 +18,11 @@ from contextlib import suppress
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .metrics.registration import register_metric
-from .models import aavs, avsegformer, tpavi, vggish
+from .models import aavs, avsegformer, ease, tpavi, vggish
 from .models.aavs import *  # noqa: F403
 from .models.auto import AutoModelForAudioVisualSegmentation
 from .models.avsegformer import *  # noqa: F403
+from .models.ease import *  # noqa: F403
 from .models.tpavi import *  # noqa: F403
 from .models.vggish import *  # noqa: F403
 from .pipelines import AudioVisualSegmentationPipeline, decode_label_map
@@ -46,6 +47,7 @@ __all__ = [
     "decode_label_map",
     *aavs.__all__,
     *avsegformer.__all__,
+    *ease.__all__,
     *tpavi.__all__,
     *vggish.__all__,
 ]

@@ -31,7 +31,7 @@ __all__ = ["main"]
 DEMO_MODEL = "runs/mini/model"
 
 # Whose released checkpoints can be converted, by the names of their folders in models/.
-CONVERTIBLE_MODELS = ("aavs", "avsegformer", "tpavi")
+CONVERTIBLE_MODELS = ("aavs", "avsegformer", "ease", "tpavi")
 
 
 def convert(args: argparse.Namespace) -> int:

@@ -12,8 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Run by a test, on one process or by `accelerate launch` on several: the training script with fixed points in the loss
-and plain gradient descent, so that steps differ by rounding alone (AdamW divides small gradients by themselves).
+Run by a test, on one process or by `accelerate launch` on several: the training script with fixed points in the loss,
+without the noise of EASE, and with plain gradient descent, so that steps differ by rounding alone (AdamW divides small
+gradients by themselves).
 """
 
 import sys
@@ -22,6 +23,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from transformers.models.dinov3_vit import modeling_dinov3_vit
+
+from stepping_stones_hf.models.ease import modeling_ease
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -30,9 +34,13 @@ import train_stepping_stones as script  # noqa: E402
 
 
 def fixed_rand(*size, **options) -> torch.Tensor:
-    """Points of the loss `(rows, points, 2)`: the same for every row, of which a process has only some."""
-    assert len(size) == 3 and size[-1] == 2, f"{size} is not the shape of points"
-    return torch.empty(size[1:]).uniform_(generator=torch.Generator().manual_seed(size[1])).repeat(size[0], 1, 1)
+    """
+    The same for every row, of which a process has only some: points of the loss `(rows, points, 2)`, or which queries
+    of EASE leave out their mask `(rows, queries)`.
+    """
+    rows, *row = size[0] if len(size) == 1 else size
+    assert len(row) == 1 or (len(row) == 2 and row[-1] == 2), f"{size} is not a shape of these"
+    return torch.empty(row).uniform_(generator=torch.Generator().manual_seed(row[0])).expand(rows, *row).clone()
 
 
 def descend(parameters, lr: float, **options) -> torch.optim.SGD:
@@ -71,6 +79,8 @@ def record_steps(output: Path):
 def main(output: Path, arguments: list[str], setattr) -> None:
     """Runs the script with `arguments`; `setattr` replaces what is random."""
     setattr(torch, "rand", fixed_rand)
+    setattr(modeling_ease, "draw_gumbel_noise", torch.zeros_like)
+    setattr(modeling_dinov3_vit, "augment_patches_center_coordinates", lambda coordinates, **options: coordinates)
     setattr(torch.optim, "AdamW", descend)
     setattr(script, "make_model", make_hopeful_model)
     setattr(script, "compute_gradients", record_steps(output))

@@ -93,6 +93,18 @@ def common(data_dir, tmp_path_factory) -> dict:
     }
 
 
+@pytest.fixture(scope="module")
+def ease(common) -> dict:
+    """Arguments of all runs with EASE."""
+    recipe = yaml.safe_load((EXAMPLES / "configs" / "mini_ease.yaml").read_text())
+    return {
+        **{name: value for name, value in common.items() if name != "config_overrides"},
+        "model": json.dumps(recipe["model"] | {"train_num_points": 64, "num_queries": 4, "layer_decay": 0.5}),
+        "image_processor": json.dumps(dict.fromkeys(("size", "label_size"), {"height": 64, "width": 64})),
+        "augmentation": json.dumps({"flip": 0.5, "scale": [0.5, 2.0]}),
+    }
+
+
 def to_argv(arguments: dict) -> list[str]:
     argv = []
     for name, value in arguments.items():
@@ -173,7 +185,7 @@ def load_trajectory(stage: int, fixtures_dir: Path, request) -> dict:
 class OneClip:
     """Stands in for `StepBatches`: epochs of three steps with the same clip."""
 
-    collator = SimpleNamespace(prompt=None)
+    collator = SimpleNamespace(prompt=None, transform=None)
 
     def __init__(self, batch: dict):
         self.batch = batch
@@ -511,6 +523,16 @@ def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage
     assert not (tmp_path / "out" / "stage_2").exists()
 
 
+def test_killed_a_run_of_ease_goes_on_with_its_rates_masks_and_augmentation(ease, tmp_path, monkeypatch, arranged):
+    recipe = {f"stage_{stage}_epochs": 2 for stage in (1, 2)}
+    recipe |= {"lr_scheduler_type": "polynomial", "num_warmup_steps": 1, "num_backbone_warmup_steps": 2}
+    recipe |= {"checkpointing_steps": 2}
+    whole = run(tmp_path / "whole", ease, recipe)
+    for call in (4, 8):  # in stage 1 after its checkpoint, and in stage 2 after the steps that stage 1 has left
+        run_until(monkeypatch, *at(script, "compute_gradients", call=call), tmp_path / "out", ease, recipe)
+    assert_same_run(run(tmp_path / "out", ease, recipe, {"resume_from_checkpoint": "latest"}), whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "call", "left"),
@@ -544,6 +566,18 @@ def test_a_process_that_is_killed_goes_on_in_another_one(
     assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["data_dir", "shared_dir"])
+def test_both_stages_of_ease_learn_on_drawn_and_on_real_clips(data, request, tmp_path):
+    folder = request.getfixturevalue(data)
+    recipe = {"config": EXAMPLES / "configs" / "mini_ease.yaml", "dataloader_num_workers": 0}
+    recipe |= {"data_dir": folder / "real_clips" if data == "shared_dir" else folder, "num_warmup_steps": 5}
+    run(tmp_path, recipe, {"stage_1_max_steps": 20, "stage_2_max_steps": 20})
+    for stage in (1, 2):
+        losses = [float(row["loss"]) for row in read_log(tmp_path / f"stage_{stage}" / "log.csv") if row["loss"]]
+        assert len(losses) == 20 and np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
 # Several processes ---------------------------------------------------------------------------------------------------
 
 
@@ -561,12 +595,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_batch(common, tmp_path):
+@pytest.mark.parametrize("model_type", ["aavs", pytest.param("ease", marks=pytest.mark.slow)])
+def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_batch(
+    common, ease, tmp_path, model_type
+):
     def arguments(name: str, batch_size: int, passes: int) -> list[str]:
         steps = {"stage_1_max_steps": 2, "stage_2_max_steps": 2, "lr_scheduler_type": "constant"}
         steps |= {"stage_1_learning_rate": 1e-4, "stage_2_learning_rate": 1e-4, "output_dir": tmp_path / name}
         sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": passes}
-        return to_argv({**common, **steps, **sizes})
+        if model_type == "aavs":
+            return to_argv({**common, **steps, **sizes})
+        model = json.loads(ease["model"])
+        # All blocks are joint: the rates of others depend on the number of batches.
+        model["backbone_config"]["num_hidden_layers"] = model["num_joint_blocks"]
+        model = json.dumps({**model, "mask_feature_dropout": 0})
+        return to_argv({**ease, **steps, **sizes, "model": model})
 
     outputs = {name: tmp_path / f"{name}.safetensors" for name in ("one", "accumulated", "two")}
     for name, batch_size, passes in (("one", 2, 1), ("accumulated", 1, 2)):
@@ -646,14 +689,15 @@ def test_without_patterns_phase_1_trains_everything_but_the_adapters(common, tmp
         script, "compute_gradients", lambda _, model, *args: models.append(model) or compute_gradients(_, model, *args)
     )
     monkeypatch.setattr(
-        torch.optim, "AdamW", lambda parameters, **kwargs: optimizers.append(parameters) or adamw(parameters, **kwargs)
+        torch.optim, "AdamW", lambda groups, **kwargs: optimizers.append(groups) or adamw(groups, **kwargs)
     )
     run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": STEPS + 1, "stage_1_phase_2_epoch": 1})
     first, second = models[0], models[STEPS]
     adapters = {name for name, _ in first.named_parameters() if re.search(BACKBONE_ADAPTERS, name)}
     assert first is not second
     assert not any(first.get_parameter(name).any() for name in adapters)
-    assert len(optimizers[1]) - len(optimizers[0]) == len(adapters)
+    counts = [sum(len(group["params"]) for group in groups) for groups in optimizers]
+    assert counts[1] - counts[0] == len(adapters)
 
 
 def test_a_phase_outside_of_the_epochs_is_an_error(common, tmp_path):

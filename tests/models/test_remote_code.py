@@ -93,7 +93,12 @@ def test_repositories_of_all_models_load_without_the_library(tmp_path):
         "prompt_masks": torch.rand(2, 20, 20, generator=generator),
     }
     # Each model in each of the two places, beside another one.
-    repositories = {"first": ("aavs", "tpavi"), "second": ("tpavi", "aavs"), "third": ("aavs", "aavs")}
+    repositories = {
+        "first": ("aavs", "tpavi"),
+        "second": ("tpavi", "aavs"),
+        "third": ("aavs", "aavs"),
+        "fourth": ("ease", "ease"),
+    }
     for name, (model_type, localizer_type) in repositories.items():
         save_model(model_type, "mask-prompted", tmp_path / name)
         save_model(localizer_type, "localizer", tmp_path / name / "localizer")

@@ -25,6 +25,7 @@ from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
 
 from ..media import load_image, open_image, read_image, to_rgb
 from .audio_cache import AudioFeatureCache
+from .augmentation import Augmentation, DrawnAugmentation
 from .media import get_source
 
 
@@ -103,9 +104,13 @@ class AVSCollator(MapReader):
             Folder that keeps the log-mel patches: see [`AudioFeatureCache`].
         evaluation (`bool`, *optional*, defaults to `False`):
             Whether batches have `label_maps` and `frames` in place of targets for the loss.
+        transform ([`Augmentation`], *optional*):
+            What is random in training clips: it changes their frames, maps and prompts alike. True masks that prompt
+            are made of the changed maps.
 
     Raises:
-        `ValueError`: an argument has another value than these, or `cache_dir` is a file.
+        `ValueError`: an argument has another value than these, `cache_dir` is a file, or there is a `transform` in
+            evaluation.
     """
 
     def __init__(
@@ -115,7 +120,10 @@ class AVSCollator(MapReader):
         first_frame: Literal["once", "repeat"] = "once",
         cache_dir: str | os.PathLike | None = None,
         evaluation: bool = False,
+        transform: Augmentation | None = None,
     ):
+        if evaluation and transform is not None:
+            raise ValueError("evaluation=True with a transform: clips are augmented in training alone.")
         if not callable(prompt) and prompt not in (None, "truth", "stage1"):
             raise ValueError(f'prompt should be "truth", "stage1", a function or None, got {prompt!r}.')
         if first_frame not in ("once", "repeat"):
@@ -127,7 +135,7 @@ class AVSCollator(MapReader):
             )
         super().__init__(processor.image_processor)
         self.processor, self.prompt = processor, prompt
-        self.first_frame, self.evaluation = first_frame, evaluation
+        self.first_frame, self.evaluation, self.transform = first_frame, evaluation, transform
         self.audio_features = AudioFeatureCache(processor.feature_extractor, cache_dir)
 
     def __call__(self, clips: list[dict]) -> BatchFeature:
@@ -160,8 +168,14 @@ class AVSCollator(MapReader):
             try:
                 clip_features = self.audio_features(clip["audio"], clip["num_frames"])
                 clip_maps = self._read_maps(clip)
-                clip_prompts = self._read_prompts(clip, clip_maps)
                 clip_frames = self._read_frames(clip, shown)
+                drawn = None
+                if self.transform is not None:
+                    drawn = self.transform.draw(clip, clip_frames[0].size[::-1])
+                    clip_frames = [drawn.change_frame(frame) for frame in clip_frames]
+                    ignore_index = self.image_processor.ignore_index
+                    clip_maps = [drawn.change_map(clip_map, ignore_index) for clip_map in clip_maps]
+                clip_prompts = self._read_prompts(clip, clip_maps, drawn)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{clip['subset']}/{clip['video_id']}: {error}") from error
             annotated += [num_frames + position for position, index in enumerate(shown) if index in indices]
@@ -222,7 +236,7 @@ class AVSCollator(MapReader):
         known = dict(zip(indices, prompts))
         return [known[index] if index in known else np.zeros_like(prompts[0]) for index in shown]
 
-    def _read_prompts(self, clip: dict, maps: list[np.ndarray]) -> list[np.ndarray]:
+    def _read_prompts(self, clip: dict, maps: list[np.ndarray], drawn: DrawnAugmentation | None) -> list[np.ndarray]:
         """Prompts of the annotated frames."""
         if self.prompt is None:
             return []
@@ -230,9 +244,13 @@ class AVSCollator(MapReader):
             if not clip.get("stage1_masks"):
                 raise ValueError("the clip has no stage1_masks: load_avsbench reads them from its stage1_masks_dir.")
             masks = [as_image(clip["stage1_masks"][index]) for index in clip["mask_frame_indices"]]
-            return [np.asarray(mask.convert("L")) for mask in masks]
+            masks = [np.asarray(mask.convert("L")) for mask in masks]
+            return masks if drawn is None else [drawn.change_prompt(mask) for mask in masks]
         # At the size of the labels, as in the released program, which takes them from the resized label map.
-        truth = (self.image_processor.prepare_label_maps(maps) > 0).numpy()
+        label_maps = self.image_processor.prepare_label_maps(maps).numpy()
+        truth = label_maps > 0
+        if drawn is not None:
+            truth &= label_maps != self.image_processor.ignore_index  # beyond the frame
         return list(truth) if self.prompt == "truth" else self.prompt(clip, truth)
 
 

@@ -82,14 +82,24 @@ MEANING_OF_WEIGHTS = (
     "linear_attention",
     "downsample_in_first_stage",
     "downsample_in_bottleneck",
+    "rope_theta",
 )
+
+
+def restore_pvt_norms(backbone: PreTrainedModel) -> None:
+    """
+    Gives a PVT-v2 the released programs' layer norms: transformers has one epsilon for all of them, the official code
+    another one (1e-5) in the patch embeddings and in the attention's spatial reduction. Without it the feature maps of
+    released weights are off by about 1e-3.
+    """
+    for name, module in backbone.named_modules():
+        if PVT_EMBEDDING_NORMS.search(name):
+            module.eps = PVT_EMBEDDING_NORM_EPS
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """
-    Builds a backbone with random weights. A PVT-v2 gets the released programs' layer norms: transformers has one
-    epsilon for all of them, the official code another one (1e-5) in the patch embeddings and in the attention's
-    spatial reduction. Without it the feature maps of released weights are off by about 1e-3.
+    Builds a backbone with random weights, a PVT-v2 with the released programs' layer norms.
 
     Args:
         config (`PvtV2Config`, `ResNetConfig` or another backbone's config):
@@ -98,9 +108,7 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     backbone = AutoBackbone.from_config(config)
     # CODEPATH: PVT-v2 backbones; ResNet has no layer norms
     if config.model_type == "pvt_v2":
-        for name, module in backbone.named_modules():
-            if PVT_EMBEDDING_NORMS.search(name):
-                module.eps = PVT_EMBEDDING_NORM_EPS
+        restore_pvt_norms(backbone)
     return backbone
 
 
@@ -230,11 +238,52 @@ def load_backbone_weights(backbone: PreTrainedModel, pretrained_model_name_or_pa
     Raises:
         `ValueError`: if the checkpoint is one of another backbone.
     """
-    name_or_path = str(pretrained_model_name_or_path)
+    source = read_backbone_weights(type(backbone), backbone.config, pretrained_model_name_or_path, **kwargs)
+    fill_backbone(backbone, source, pretrained_model_name_or_path)
+
+
+def read_backbone_weights(
+    backbone_class: type[PreTrainedModel], config: PreTrainedConfig, name_or_path: str | Path, **kwargs
+) -> dict[str, torch.Tensor]:
+    """
+    State dict of a pretrained backbone, whatever `load_backbone_weights` takes.
+
+    Args:
+        backbone_class (`type`):
+            The class of transformers that the checkpoint is read into.
+        config (`PreTrainedConfig`):
+            Config of the backbone that is to be filled, with which that of the checkpoint has to go.
+
+    Raises:
+        `ValueError`: if the weights mean something else there.
+    """
+    name_or_path = str(name_or_path)
     if Path(name_or_path).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        source = convert_backbone_state_dict(load_checkpoint(name_or_path))
-    else:
-        source = load_transformers_backbone(backbone, name_or_path, **kwargs)
+        return convert_backbone_state_dict(load_checkpoint(name_or_path))
+    theirs = AutoConfig.from_pretrained(name_or_path, **kwargs)
+    differing = []
+    for field in ("model_type", *MEANING_OF_WEIGHTS):
+        there, here = (make_list(getattr(other, field, None)) for other in (theirs, config))
+        if isinstance(there, list) and isinstance(here, list):
+            there = there[: len(here)]  # of the stages that are here
+        if hasattr(theirs, field) and there != here:
+            differing.append(f"{field}={there!r} there, {here!r} here")
+    if differing:
+        raise ValueError(
+            f"{name_or_path} does not fit the model's backbone: {'; '.join(differing)}. Make backbone_config that of "
+            "the checkpoint."
+        )
+    pretrained, info = backbone_class.from_pretrained(
+        name_or_path, output_loading_info=True, dtype=torch.float32, **kwargs
+    )
+    # With `ignore_mismatched_sizes` a parameter can have been initialized again instead of loaded.
+    mismatched = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
+    not_loaded = set(info["missing_keys"]) | mismatched
+    return {name: tensor for name, tensor in pretrained.state_dict().items() if name not in not_loaded}
+
+
+def fill_backbone(backbone: PreTrainedModel, source: dict[str, torch.Tensor], name_or_path: str | Path) -> None:
+    """Loads a state dict that has all that the backbone has, and nothing else, or raises a `ValueError`."""
     expected = backbone.state_dict()
     # torchvision's older checkpoints do not count batches, and batch norms with a momentum do not read the count.
     missing = [name for name in expected if name not in source and not name.endswith(".num_batches_tracked")]
@@ -253,28 +302,6 @@ def load_backbone_weights(backbone: PreTrainedModel, pretrained_model_name_or_pa
     backbone.load_state_dict(source, strict=False)
 
 
-def load_transformers_backbone(backbone: PreTrainedModel, name_or_path: str, **kwargs) -> dict[str, torch.Tensor]:
-    """State dict of a checkpoint that transformers saved, read into a backbone of the class of `backbone`."""
-    theirs, ours = AutoConfig.from_pretrained(name_or_path, **kwargs), backbone.config
-    differing = [
-        f"{field}={getattr(theirs, field)!r} there, {getattr(ours, field, None)!r} here"
-        for field in ("model_type", *MEANING_OF_WEIGHTS)
-        if hasattr(theirs, field) and make_list(getattr(theirs, field)) != make_list(getattr(ours, field, None))
-    ]
-    if differing:
-        raise ValueError(
-            f"{name_or_path} does not fit the model's backbone: {'; '.join(differing)}. Make backbone_config that of "
-            "the checkpoint."
-        )
-    pretrained, info = type(backbone).from_pretrained(
-        name_or_path, output_loading_info=True, dtype=torch.float32, **kwargs
-    )
-    # With `ignore_mismatched_sizes` a parameter can have been initialized again instead of loaded.
-    mismatched = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
-    not_loaded = set(info["missing_keys"]) | mismatched
-    return {name: tensor for name, tensor in pretrained.state_dict().items() if name not in not_loaded}
-
-
 def make_list(value):
     """A tuple as a list, since JSON has no tuples."""
     return list(value) if isinstance(value, tuple) else value
@@ -286,6 +313,10 @@ __all__ = [
     "check_backbone_config",
     "convert_backbone_parameter",
     "convert_backbone_state_dict",
+    "count_modules",
+    "fill_backbone",
     "infer_backbone_config",
     "load_backbone_weights",
+    "read_backbone_weights",
+    "restore_pvt_norms",
 ]

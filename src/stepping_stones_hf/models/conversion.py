@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files import write_into
 from ..labels import CLASS_NAMES, LOCALIZER_LABELS
 from .processing_base import AudioVisualProcessor
+from .vggish import VGGishConfig
+from .vggish.convert_vggish_original import load_checkpoint, load_vggish
 
 
 class Conversion(NamedTuple):
@@ -61,6 +63,16 @@ def name_labels(num_labels: int) -> dict[str, dict]:
     if labels is None:
         return {}
     return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+
+
+def convert_state_dict(
+    state_dict: dict[str, torch.Tensor], convert_parameter: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """State dict of a released checkpoint under the names of this library, without what takes part in nothing."""
+    converted = {}
+    for name, tensor in state_dict.items():
+        converted |= convert_parameter(name, tensor)
+    return converted
 
 
 def load_converted(
@@ -99,6 +111,51 @@ def load_converted(
     return Conversion(unexpected, missing, dropped)
 
 
+def convert_checkpoint(
+    checkpoint: str | os.PathLike,
+    config: str | os.PathLike | None,
+    vggish: str | os.PathLike | None,
+    model_class: type[PreTrainedModel],
+    convert_parameter: Callable[[str, torch.Tensor], dict[str, torch.Tensor]],
+    infer_config: Callable[[dict[str, torch.Tensor], dict, VGGishConfig | None], PreTrainedConfig],
+) -> tuple[PreTrainedModel, Conversion]:
+    """
+    Makes a model of a released checkpoint whose config is read off its weights. Unless a parameter is left over on
+    either side the model has the weights of the checkpoint.
+
+    Args:
+        checkpoint (`str` or `PathLike`):
+            File with the names of the released checkpoints.
+        config (`str` or `PathLike`, *optional*):
+            JSON file with fields of the config that shall differ.
+        vggish (`str` or `PathLike`, *optional*):
+            torchvggish checkpoint. The released models were trained on its embeddings, which are rectified.
+        model_class (`type`):
+            Class of the model.
+        convert_parameter (`Callable`):
+            As in `load_converted`.
+        infer_config (`Callable`):
+            Makes the config of the checkpoint under the names of this library, the fields that shall differ, and the
+            config of `vggish` or `None`.
+
+    Raises:
+        `ValueError`: the config cannot be read off the weights.
+    """
+    original = load_checkpoint(checkpoint)
+    fields = read_json(config) if config is not None else {}
+    audio_config, audio_weights = None, {}
+    if vggish is not None:
+        audio_encoder = load_vggish(vggish, final_relu=True)
+        audio_config, audio_weights = audio_encoder.config, audio_encoder.state_dict()
+    try:
+        config = infer_config(convert_state_dict(original, convert_parameter), fields, audio_config)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+    model = model_class(config)
+    more = {f"model.audio_encoder.{name}": value for name, value in audio_weights.items()}
+    return model, load_converted(model, original, convert_parameter, more)
+
+
 def save_converted(model: PreTrainedModel, processor: AudioVisualProcessor, output_dir: str | os.PathLike) -> None:
     """Writes model and processor into a folder, each file whole: it may hold a localizer already."""
     with write_into(output_dir) as partial:
@@ -106,4 +163,12 @@ def save_converted(model: PreTrainedModel, processor: AudioVisualProcessor, outp
         processor.save_pretrained(partial)
 
 
-__all__ = ["Conversion", "load_converted", "name_labels", "read_json", "save_converted"]
+__all__ = [
+    "Conversion",
+    "convert_checkpoint",
+    "convert_state_dict",
+    "load_converted",
+    "name_labels",
+    "read_json",
+    "save_converted",
+]

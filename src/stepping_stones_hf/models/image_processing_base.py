@@ -95,6 +95,34 @@ def label_pixels(scores: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Ten
     return segmentation, highest
 
 
+def make_mask_targets(label_maps: list[np.ndarray], ignore_index: int) -> dict[str, list[torch.Tensor]]:
+    """
+    Targets of models that predict masks: one for each value of a label map `(height, width)` but `ignore_index`,
+    background included. **mask_labels**, for each frame `(classes, height, width)`, float32, and **class_labels**, for
+    each frame `(classes,)`, int64.
+    """
+    targets = {"mask_labels": [], "class_labels": []}
+    for label_map in label_maps:
+        classes = np.unique(label_map)
+        classes = classes[classes != ignore_index]
+        targets["mask_labels"].append(torch.from_numpy(label_map == classes[:, None, None]).float())
+        targets["class_labels"].append(torch.from_numpy(classes).long())
+    return targets
+
+
+def score_queries(outputs: ModelOutput, mask_size: tuple[int, int]) -> Iterator[torch.Tensor]:
+    """
+    Of a model that predicts masks, for each frame the scores of the labels `(labels, *mask_size)`: sums over the
+    queries of class probability times mask probability, whose logits are resized before.
+    """
+    for class_logits, mask_logits in zip(outputs.class_queries_logits.float(), outputs.masks_queries_logits.float()):
+        class_probs = class_logits.softmax(dim=-1)[:, :-1]  # (queries, labels): the last column is "no object"
+        mask_probs = resize_bilinear(mask_logits, mask_size).sigmoid()  # (queries, height, width)
+        with torch.autocast(mask_probs.device.type, enabled=False):  # which would sum in half precision
+            scores = torch.einsum("qc,qhw->chw", class_probs, mask_probs)
+        yield scores
+
+
 def prepare_prompt_mask(prompt_mask: ImageInput, name: str, size: tuple[int, int]) -> torch.Tensor:
     """
     Turns one mask of the sounding objects into a float tensor of shape `size` with values from 0 to 1.

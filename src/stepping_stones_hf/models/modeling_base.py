@@ -13,6 +13,7 @@
 # limitations under the License.
 """What every model for audio-visual segmentation offers, whatever it is made of."""
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
@@ -92,6 +94,14 @@ class AudioVisualPreTrainedMixin(CheckpointingMixin):
 def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
     return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
+
+
+def init_as_torch(module: nn.Module) -> None:
+    """Initial weights of a linear layer or a convolution by torch's defaults; transformers has others."""
+    bound = 1 / math.sqrt(module.weight[0].numel())
+    init.uniform_(module.weight, -bound, bound)
+    if module.bias is not None:
+        init.uniform_(module.bias, -bound, bound)
 
 
 def check_frame_size(pixel_values: torch.FloatTensor, stride: int) -> None:
@@ -244,6 +254,31 @@ class AudioVisualSegmentationMixin:
         """
         raise NotImplementedError
 
+    def get_parameter_groups(self, learning_rate: float, num_passes: int = 1) -> list[dict]:
+        """
+        The groups of an optimizer: here one, of all that trains; several in models whose recipes have several rates.
+
+        Args:
+            learning_rate (`float`):
+                The recipe's learning rate.
+            num_passes (`int`, *optional*, defaults to 1):
+                Batches in an optimizer step, those of all processes: some recipes scale rates by it.
+
+        Returns:
+            `list[dict]`: `params`, and where they differ `lr` and `is_backbone`, for schedules that treat a pretrained
+            backbone in another way.
+        """
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def update_training_progress(self, step: int, num_steps: int) -> None:
+        """
+        Tells the model how far its training is, before each step: some change on the way. Most do not.
+
+        Args:
+            step (`int`), num_steps (`int`):
+                Optimizer steps that were made, and those that there are in all.
+        """
+
     def start_training_phase(self, phase: int) -> list[str]:
         """
         Prepares the model for a phase of a stage that trains in two phases.
@@ -271,6 +306,7 @@ __all__ = [
     "AudioVisualSegmentationMixin",
     "CheckpointingMixin",
     "check_frame_size",
+    "init_as_torch",
     "is_localizer",
     "resize_prompt",
 ]

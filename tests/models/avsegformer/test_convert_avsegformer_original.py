@@ -86,12 +86,12 @@ def test_pth_gives_the_same_as_safetensors(released, tmp_path):
 def test_vggish_of_the_checkpoint_or_of_a_file_of_its_own(released, vggish, tmp_path, capsys, inside):
     model, weights = vggish
     more = []
+    torch.save(weights, tmp_path / "vggish.pth")
     if inside:
         state_dict = load_file(released["checkpoint"])
         state_dict |= {f"vggish.{name}": value for name, value in weights.items()}
         save_file(state_dict, released["checkpoint"])
     else:
-        torch.save(weights, tmp_path / "vggish.pth")
         more = ["--vggish", str(tmp_path / "vggish.pth")]
     assert convert(released, tmp_path / "out", *more) == 0
     loaded = AutoModelForAudioVisualSegmentation.from_pretrained(tmp_path / "out")

@@ -25,9 +25,9 @@ from stepping_stones_hf import AVSegFormerConfig, AVSegFormerForAudioVisualSegme
 from stepping_stones_hf.models.avsegformer.convert_avsegformer_original import (
     convert_avsegformer_checkpoint,
     convert_avsegformer_parameter,
-    convert_avsegformer_state_dict,
     infer_avsegformer_config,
 )
+from stepping_stones_hf.models.conversion import convert_state_dict
 
 
 GOLDENS = [f"avsegformer_{name}" for name in ("s4_pvt", "ms3_pvt", "ms3_resnet", "avss_pvt", "avss_resnet")]
@@ -251,7 +251,7 @@ def test_full_size_checkpoints_map_one_to_one_but_for_what_is_dead(shared_dir, k
     shapes = json.loads((folder / f"{keys}.json").read_text())
     with torch.device("meta"):
         original = {name: torch.empty(shape) for name, shape in shapes.items()}
-        state_dict = convert_avsegformer_state_dict(original)
+        state_dict = convert_state_dict(original, convert_avsegformer_parameter)
         config = infer_avsegformer_config(state_dict, {})
         model = AVSegFormerForAudioVisualSegmentation(config)
     assert {name: tensor.shape for name, tensor in state_dict.items()} == {

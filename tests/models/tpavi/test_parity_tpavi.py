@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file
 
 from stepping_stones_hf import TPAVIConfig, TPAVIForAudioVisualSegmentation
+from stepping_stones_hf.models.conversion import convert_state_dict
 from stepping_stones_hf.models.tpavi.convert_tpavi_original import (
     convert_tpavi_checkpoint,
     convert_tpavi_parameter,
-    convert_tpavi_state_dict,
     infer_tpavi_config,
 )
 from stepping_stones_hf.models.tpavi.loss_tpavi import TPAVILoss
@@ -237,7 +237,7 @@ def test_full_size_checkpoints_map_one_to_one_but_for_what_is_dead(shared_dir, k
     shapes = json.loads((folder / f"{keys}.json").read_text())
     with torch.device("meta"):
         original = {name: torch.empty(shape) for name, shape in shapes.items()}
-        state_dict = convert_tpavi_state_dict(original)
+        state_dict = convert_state_dict(original, convert_tpavi_parameter)
         config = infer_tpavi_config(state_dict, {})
         model = TPAVIForAudioVisualSegmentation(config)
     assert {name: tensor.shape for name, tensor in state_dict.items()} == {

@@ -20,6 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
+from ..configuration_base import check_prompt_fields, fill_prompt_fields
 from ..vggish import VGGishConfig
 
 
@@ -205,12 +206,7 @@ class AAVSConfig(PreTrainedConfig):
                 "enforce_input_projection=True with feature_size == hidden_dim is not supported any more: the decoder "
                 "projects feature maps of another width than its own, and no others. Leave it out."
             )
-        if self.mask_prompt_fusion is None:
-            self.mask_prompt_fusion = self.use_mask_prompt
-        if self.mask_prompt_keys is None:
-            self.mask_prompt_keys = self.use_mask_prompt
-        if self.attention_mask_init is None:
-            self.attention_mask_init = "prompt" if self.use_mask_prompt else "origin"
+        fill_prompt_fields(self)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -226,26 +222,7 @@ class AAVSConfig(PreTrainedConfig):
                 "The pixel decoder takes the feature maps of four stages; backbone_config has out_features="
                 f'{self.backbone_config.out_features}. Set out_features=["stage1", "stage2", "stage3", "stage4"].'
             )
-        prompt_uses = {
-            "mask_prompt_fusion=True": self.mask_prompt_fusion,
-            "mask_prompt_keys=True": self.mask_prompt_keys,
-            'attention_mask_init="prompt"': self.attention_mask_init == "prompt",
-        }
-        if not self.use_mask_prompt and any(prompt_uses.values()):
-            raise ValueError(
-                f"{', '.join(name for name, used in prompt_uses.items() if used)} needs first-stage masks, but "
-                "use_mask_prompt=False. Set use_mask_prompt=True for a second-stage model, or leave the others out."
-            )
-        if self.use_mask_prompt and not any(prompt_uses.values()):
-            raise ValueError(
-                "use_mask_prompt=True, but the prompt is used nowhere: mask_prompt_fusion and mask_prompt_keys are "
-                'False and attention_mask_init="origin". Switch one of them on, or set use_mask_prompt=False.'
-            )
-        if not 0 <= self.prompt_silence_threshold < self.prompt_sounding_threshold <= 1:
-            raise ValueError(
-                "The thresholds must satisfy 0 <= prompt_silence_threshold < prompt_sounding_threshold <= 1, got "
-                f"{self.prompt_silence_threshold} and {self.prompt_sounding_threshold}."
-            )
+        check_prompt_fields(self)
         if self.audio_config is not None and self.audio_config.embedding_dim != self.audio_embedding_dim:
             raise ValueError(
                 f"audio_embedding_dim={self.audio_embedding_dim}, but the audio encoder's embeddings have "

@@ -31,8 +31,9 @@ from ...labels import VOC_PALETTE
 from ..image_processing_base import (
     AudioVisualImageProcessorKwargs,
     AudioVisualImageProcessorMixin,
-    resize_bilinear,
+    make_mask_targets,
     resize_nearest,
+    score_queries,
 )
 
 
@@ -125,31 +126,11 @@ class AAVSImageProcessorMixin(AudioVisualImageProcessorMixin):
     def make_targets(
         self, label_maps: list[np.ndarray], size: tuple[int, int], ignore_index: int
     ) -> dict[str, list[torch.Tensor]]:
-        # One mask for each value of a label map, background included.
-        targets = {"mask_labels": [], "class_labels": []}
-        for label_map in label_maps:
-            label_map = resize_nearest(label_map, size)
-            classes = np.unique(label_map)
-            classes = classes[classes != ignore_index]
-            targets["mask_labels"].append(torch.from_numpy(label_map == classes[:, None, None]).float())
-            targets["class_labels"].append(torch.from_numpy(classes).long())
-        return targets
+        return make_mask_targets([resize_nearest(label_map, size) for label_map in label_maps], ignore_index)
 
     def get_segmentation_scores(self, outputs) -> tuple[int, Iterator[torch.Tensor]]:
-        # The score of a class at a pixel is the sum over the queries of class probability times mask probability.
         mask_size = (self.post_process_size.height, self.post_process_size.width)
-
-        def iterate() -> Iterator[torch.Tensor]:
-            for class_logits, mask_logits in zip(
-                outputs.class_queries_logits.float(), outputs.masks_queries_logits.float()
-            ):
-                class_probs = class_logits.softmax(dim=-1)[:, :-1]  # (queries, labels): the last column is "no object"
-                mask_probs = resize_bilinear(mask_logits, mask_size).sigmoid()  # (queries, height, width)
-                with torch.autocast(mask_probs.device.type, enabled=False):  # which would sum in half precision
-                    scores = torch.einsum("qc,qhw->chw", class_probs, mask_probs)
-                yield scores
-
-        return len(outputs.masks_queries_logits), iterate()
+        return len(outputs.masks_queries_logits), score_queries(outputs, mask_size)
 
 
 @auto_docstring(

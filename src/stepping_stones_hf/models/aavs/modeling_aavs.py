@@ -27,7 +27,6 @@ have no residual connection; drop path is constant over depth.
 The backbone, the pixel decoder and parts of the loss are those of transformers.
 """
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -63,6 +62,7 @@ from ..modeling_base import (
     AudioVisualSegmentationMixin,
     call_directly,
     checkpoint_layer,
+    init_as_torch,
     resize_prompt,
 )
 from ..vggish import VGGishModel
@@ -482,13 +482,6 @@ class AAVSRobustAudioAwareKey(nn.Module):
         return key_position_embeddings + token
 
 
-def init_linear_as_torch(linear: nn.Linear):
-    """The default initialisation of `torch.nn.Linear`, which transformers' replaces."""
-    bound = 1 / math.sqrt(linear.in_features)
-    init.uniform_(linear.weight, -bound, bound)
-    init.uniform_(linear.bias, -bound, bound)
-
-
 @auto_docstring
 class AAVSPreTrainedModel(AudioVisualPreTrainedMixin, Mask2FormerPreTrainedModel):
     config: AAVSConfig
@@ -539,7 +532,7 @@ class AAVSPreTrainedModel(AudioVisualPreTrainedMixin, Mask2FormerPreTrainedModel
                     init.xavier_uniform_(parameter, gain=self.config.init_xavier_std)
             init.zeros_(module.cross_attn.in_proj_bias)
         elif isinstance(module, AAVSMaskEmbedderLayer):
-            init_linear_as_torch(module[0])
+            init_as_torch(module[0])
         elif isinstance(module, AAVSAudioQuery):
             init.normal_(module.queries_embedder.weight)
             init.normal_(module.queries_features.weight)
@@ -547,15 +540,15 @@ class AAVSPreTrainedModel(AudioVisualPreTrainedMixin, Mask2FormerPreTrainedModel
             init.normal_(module.level_embed.weight)
             for submodule in module.mask_embedder.modules():
                 if isinstance(submodule, nn.Linear):
-                    init_linear_as_torch(submodule)
+                    init_as_torch(submodule)
         elif isinstance(module, AAVSRobustAudioAwareKey):
             for embedding in (module.silence_embed, module.uncertain_embed, module.sounding_embed):
                 init.normal_(embedding.weight, std=self.config.init_std)
         elif isinstance(module, AAVSAudioProjector):
-            init_linear_as_torch(module.linear_1)
-            init_linear_as_torch(module.linear_2)
+            init_as_torch(module.linear_1)
+            init_as_torch(module.linear_2)
         elif isinstance(module, AAVSForAudioVisualSegmentation):
-            init_linear_as_torch(module.class_predictor)
+            init_as_torch(module.class_predictor)
 
 
 class AAVSMaskEmbedderLayer(nn.ModuleList):

@@ -21,9 +21,9 @@ import re
 import torch
 
 from ..backbones import convert_backbone_parameter, count_modules, infer_backbone_config
-from ..conversion import Conversion, load_converted, name_labels, read_json, save_converted
+from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
-from ..vggish.convert_vggish_original import ORIGINAL_KEYS, infer_vggish_config, load_checkpoint, load_vggish
+from ..vggish.convert_vggish_original import ORIGINAL_KEYS, infer_vggish_config
 from .configuration_avsegformer import AVSegFormerConfig
 from .image_processing_pil_avsegformer import AVSegFormerImageProcessorPil
 from .modeling_avsegformer import NUM_ENCODER_LEVELS, AVSegFormerForAudioVisualSegmentation
@@ -112,14 +112,6 @@ def convert_avsegformer_parameter(name: str, tensor: torch.Tensor) -> dict[str, 
     return {name: tensor}
 
 
-def convert_avsegformer_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """State dict of a released checkpoint under the names of this library, without what takes part in nothing."""
-    converted = {}
-    for name, tensor in state_dict.items():
-        converted |= convert_avsegformer_parameter(name, tensor)
-    return converted
-
-
 def select(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The parameters whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
@@ -143,6 +135,8 @@ def infer_avsegformer_config(
     if absent:
         raise ValueError(f"This is no AVSegFormer checkpoint: it has nothing that becomes {absent[0]}.")
     backbone, vggish = select(state_dict, "model.backbone."), select(state_dict, AUDIO_ENCODER_PREFIX)
+    if vggish and audio_config is not None:
+        raise ValueError(f"It has VGGish in it (`{VGGISH_PREFIX}*`): leave out the file given as `vggish`.")
     # The released models were trained on torchvggish's embeddings, which are rectified.
     if set(ORIGINAL_KEYS.values()) <= vggish.keys():
         audio_config = infer_vggish_config(vggish, final_relu=True)
@@ -202,31 +196,16 @@ def convert_avsegformer_checkpoint(
     Raises:
         `ValueError`: the file is no AVSegFormer checkpoint, or has VGGish in it and `vggish` is given.
     """
-    original = load_checkpoint(checkpoint)
-    fields = read_json(config) if config is not None else {}
-    audio_encoder = None
-    if vggish is not None:
-        if any(name.startswith(VGGISH_PREFIX) for name in original):
-            raise ValueError(f"{checkpoint} has VGGish in it (`{VGGISH_PREFIX}*`): leave out {vggish}.")
-        audio_encoder = load_vggish(vggish, final_relu=True)
-    try:
-        avsegformer_config = infer_avsegformer_config(
-            convert_avsegformer_state_dict(original),
-            fields,
-            audio_encoder.config if audio_encoder is not None else None,
-        )
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
-    model = AVSegFormerForAudioVisualSegmentation(avsegformer_config)
-    audio_weights = audio_encoder.state_dict() if audio_encoder is not None else {}
-    conversion = load_converted(
-        model,
-        original,
+    model, conversion = convert_checkpoint(
+        checkpoint,
+        config,
+        vggish,
+        AVSegFormerForAudioVisualSegmentation,
         convert_avsegformer_parameter,
-        {f"{AUDIO_ENCODER_PREFIX}{name}": value for name, value in audio_weights.items()},
+        infer_avsegformer_config,
     )
     if not conversion.unexpected and not conversion.missing:
-        is_binary = avsegformer_config.num_labels == 2
+        is_binary = model.config.num_labels == 2
         # The released models for S4 and MS3 see frames, and are evaluated, at 512x512, those for AVSS at 224x224.
         size = {"height": 512, "width": 512} if is_binary else {"height": 224, "width": 224}
         image_processor = AVSegFormerImageProcessorPil(localization=is_binary, size=size, label_size=size)
@@ -234,4 +213,4 @@ def convert_avsegformer_checkpoint(
     return conversion
 
 
-__all__ = ["convert_avsegformer_checkpoint", "convert_avsegformer_state_dict", "infer_avsegformer_config"]
+__all__ = ["convert_avsegformer_checkpoint", "infer_avsegformer_config"]

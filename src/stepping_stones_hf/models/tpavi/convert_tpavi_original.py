@@ -22,9 +22,8 @@ import re
 import torch
 
 from ..backbones import convert_backbone_parameter, infer_backbone_config
-from ..conversion import Conversion, load_converted, name_labels, read_json, save_converted
+from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
-from ..vggish.convert_vggish_original import load_checkpoint, load_vggish
 from .configuration_tpavi import TPAVIConfig
 from .image_processing_pil_tpavi import TPAVIImageProcessorPil
 from .modeling_tpavi import TPAVIForAudioVisualSegmentation
@@ -76,14 +75,6 @@ def convert_tpavi_parameter(name: str, tensor: torch.Tensor) -> dict[str, torch.
     if name.startswith("model.blocks.") and tensor.ndim == 5:
         tensor = tensor.flatten(1)
     return {name: tensor}
-
-
-def convert_tpavi_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """State dict of a released checkpoint under the names of this library, without what takes part in nothing."""
-    converted = {}
-    for name, tensor in state_dict.items():
-        converted |= convert_tpavi_parameter(name, tensor)
-    return converted
 
 
 def infer_tpavi_config(
@@ -154,28 +145,18 @@ def convert_tpavi_checkpoint(
     Raises:
         `ValueError`: the file is no TPAVI checkpoint.
     """
-    original = load_checkpoint(checkpoint)
-    fields = read_json(config) if config is not None else {}
-    # The released models were trained on torchvggish's embeddings, which are rectified.
-    audio_encoder = load_vggish(vggish, final_relu=True) if vggish is not None else None
-    try:
-        tpavi_config = infer_tpavi_config(
-            convert_tpavi_state_dict(original), fields, audio_encoder.config if audio_encoder is not None else None
-        )
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
-    model = TPAVIForAudioVisualSegmentation(tpavi_config)
-    audio_weights = audio_encoder.state_dict() if audio_encoder is not None else {}
-    conversion = load_converted(
-        model,
-        original,
+    model, conversion = convert_checkpoint(
+        checkpoint,
+        config,
+        vggish,
+        TPAVIForAudioVisualSegmentation,
         convert_tpavi_parameter,
-        {f"model.audio_encoder.{name}": value for name, value in audio_weights.items()},
+        infer_tpavi_config,
     )
     if not conversion.unexpected and not conversion.missing:
-        image_processor = TPAVIImageProcessorPil(localization=tpavi_config.num_labels == 2)
+        image_processor = TPAVIImageProcessorPil(localization=model.config.num_labels == 2)
         save_converted(model, TPAVIProcessor(image_processor, VGGishFeatureExtractor()), output_dir)
     return conversion
 
 
-__all__ = ["convert_tpavi_checkpoint", "convert_tpavi_state_dict", "infer_tpavi_config"]
+__all__ = ["convert_tpavi_checkpoint", "infer_tpavi_config"]

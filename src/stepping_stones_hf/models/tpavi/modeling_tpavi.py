@@ -48,6 +48,7 @@ from ..modeling_base import (
     AudioVisualPreTrainedMixin,
     AudioVisualSegmentationMixin,
     check_frame_size,
+    init_as_torch,
     resize_prompt,
 )
 from ..vggish import VGGishModel
@@ -283,10 +284,7 @@ class TPAVIPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
         super()._init_weights(module)
         # The released programs leave most layers at torch's defaults.
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                bound = module.weight[0].numel() ** -0.5
-                init.uniform_(module.bias, -bound, bound)
+            init_as_torch(module)
         elif isinstance(module, TPAVINeck):
             for conv in module.convs:
                 init.normal_(conv.weight, std=NECK_INIT_STD)
