@@ -13,8 +13,8 @@
 # limitations under the License.
 """
 Run by a test, on one process or by `accelerate launch` on several: the training script with fixed points in the loss,
-without the noise of EASE, and with plain gradient descent, so that steps differ by rounding alone (AdamW divides small
-gradients by themselves).
+without the noise of EASE, with running statistics in batch norms (a process has those of its own part of a batch) and
+with plain gradient descent, so that steps differ by rounding alone (AdamW divides small gradients by themselves).
 """
 
 import sys
@@ -51,6 +51,11 @@ def fixed_permutation(size: int, generator: torch.Generator | None = None) -> to
 original_randperm = torch.randperm
 
 
+def normalize_by_running_statistics(module, hidden_states: torch.Tensor) -> torch.Tensor:
+    values = (module.running_mean, module.running_var, module.weight, module.bias)
+    return torch.nn.functional.batch_norm(hidden_states, *values, training=False, eps=module.eps)
+
+
 def descend(parameters, lr: float, **options) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=lr)
 
@@ -58,8 +63,11 @@ def descend(parameters, lr: float, **options) -> torch.optim.SGD:
 def make_hopeful_model(*args, **kwargs) -> tuple:
     """A model of stage 2 that sees background: at random it would see classes that there are not, and score zero."""
     model, processor = original_make_model(*args, **kwargs)
-    if hasattr(model, "class_predictor") and model.config.num_labels > 2:
-        model.class_predictor.bias.data[0] += 4
+    if model.config.num_labels > 2:
+        if hasattr(model, "class_predictor"):
+            model.class_predictor.bias.data[0] += 4
+        elif hasattr(model.head, "conv3"):  # the features that enter are rectified
+            model.head.conv3.weight.data[0] += 1
     return model, processor
 
 
@@ -90,6 +98,7 @@ def main(output: Path, arguments: list[str], setattr) -> None:
     setattr(torch, "randperm", fixed_permutation)
     setattr(modeling_ease, "draw_gumbel_noise", torch.zeros_like)
     setattr(modeling_dinov3_vit, "augment_patches_center_coordinates", lambda coordinates, **options: coordinates)
+    setattr(torch.nn.modules.batchnorm._BatchNorm, "forward", normalize_by_running_statistics)
     setattr(torch.optim, "AdamW", descend)
     setattr(script, "make_model", make_hopeful_model)
     setattr(script, "compute_gradients", record_steps(output))
