@@ -84,8 +84,9 @@ def train(data_dir, tmp_path_factory):
                 "dataloader_num_workers": 0,
                 "stage_1_max_steps": 1,
                 "stage_2_max_steps": 1,
-                # As it begins, a localizer marks something: after a larger step most would mark nothing.
+                # As they begin, localizers of this seed mark something: after a larger step most would mark nothing.
                 "stage_1_learning_rate": 1e-6,
+                "seed": 1,
             }
             (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
             runs[pair] = folder / "run"
