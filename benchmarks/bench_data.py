@@ -16,10 +16,10 @@
     python benchmarks/bench_data.py
 
 A mini-AVSBench of 300 training clips with frames of 224x224 is read three ways, by a DataLoader with two workers and
-the same processor: as the released programs do (for each clip decode, compare the mask with each of 71 colours,
+the same processor: as the released programs do (for each clip decode, compare the mask with each of 71 colors,
 compute the log-mel patches), from files with `load_avsbench`, and from its export to Parquet; the last two with the
-log-mel patches in their cache. All must give the same tensors. The run fails if turning a colour mask into class
-indices is not 30 times faster than comparing it with each colour, if reading from files is not 3 times faster than the
+log-mel patches in their cache. All must give the same tensors. The run fails if turning a color mask into class
+indices is not 30 times faster than comparing it with each color, if reading from files is not 3 times faster than the
 released way, if reading from Parquet is slower than from files by more than the noise of 10 %, or if a streaming pass
 over 1,000 clips takes 100 MB more than one over 100.
 """
@@ -56,7 +56,7 @@ MIN_MASK_SPEEDUP, MIN_READ_SPEEDUP, MAX_PARQUET_RATIO, MAX_GROWTH = 30, 3, 1.1, 
 
 
 def compare_colors(colors: np.ndarray) -> np.ndarray:
-    """Class indices `(height, width)` of a colour mask, one comparison for each class."""
+    """Class indices `(height, width)` of a color mask, one comparison for each class."""
     index_map = np.zeros(colors.shape[:2], dtype=np.uint8)
     for index, color in enumerate(PALETTE):
         index_map[np.all(colors == color, axis=-1)] = index
@@ -104,7 +104,7 @@ def time_pass(loader: DataLoader) -> float:
 
 
 def time_masks(data_dir: Path) -> float:
-    """How many times faster than comparing colours."""
+    """How many times faster than comparing colors."""
     paths = sorted(data_dir.glob("v2/*/labels_rgb/*.png"))[:50]
     masks = [np.array(Image.open(path).convert("RGB")) for path in paths]
     seconds = {}
@@ -117,7 +117,7 @@ def time_masks(data_dir: Path) -> float:
             ours = results
     np.testing.assert_array_equal(ours, results)
     ratio = seconds[compare_colors] / seconds[color_to_index]
-    print(f"colour mask -> class indices: {ratio:.1f} times faster than 71 comparisons ({masks[0].shape[:2]} pixels)")
+    print(f"color mask -> class indices: {ratio:.1f} times faster than 71 comparisons ({masks[0].shape[:2]} pixels)")
     return ratio
 
 

@@ -77,8 +77,8 @@ def plain_counts(predictions: np.ndarray, references: np.ndarray, num_classes: i
     counts = np.zeros((len(predictions), num_classes, 3))
     for frame, (prediction, reference) in enumerate(zip(predictions, references)):
         for label in range(num_classes):
-            predicted, labelled = prediction == label, reference == label
-            counts[frame, label] = np.sum(predicted & labelled), np.sum(predicted), np.sum(labelled)
+            predicted, labeled = prediction == label, reference == label
+            counts[frame, label] = np.sum(predicted & labeled), np.sum(predicted), np.sum(labeled)
     return counts
 
 

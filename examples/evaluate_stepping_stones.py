@@ -131,7 +131,7 @@ class EvaluationArguments:
         default=None, metadata={"help": "Height and width of labels where there is no model to say so. Default: 224."}
     )
     unknown_color: str = field(
-        default="error", metadata={"help": "Colours off the palette: error, or background as in the released program."}
+        default="error", metadata={"help": "Colors off the palette: error, or background as in the released program."}
     )
     save_predictions: bool = field(default=False, metadata={"help": "Keep the label maps."})
     cache_audio_features: str | None = field(default=None, metadata={"help": "Folder that keeps log-mel patches."})

@@ -90,7 +90,7 @@ def each(pages: list[Path]):
 
 
 def read_prose(page: Path) -> str:
-    """What is neither the licence nor code."""
+    """What is neither the license nor code."""
     text = page.read_text(encoding="utf-8").split("-->\n")[-1]
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 

@@ -65,7 +65,7 @@ class TestSegmentVideo:
         assert read_streams(tmp_path / "out.mp4")["audio"][0] == pytest.approx(3.3, abs=0.05)
         assert read_files(tmp_path) == {"clip.mkv", "out.mp4", "masks", "timeline.json"}
 
-    def test_labelled_pixels_are_painted_and_others_are_not(self, segment, tmp_path):
+    def test_labeled_pixels_are_painted_and_others_are_not(self, segment, tmp_path):
         path = make_video(tmp_path / "clip.mkv", width=640, height=480, audio_codec="pcm_s16le")
         segment_video(segment, path, tmp_path / "out.mp4")
         for before, after, result in zip(

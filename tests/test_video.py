@@ -266,7 +266,7 @@ class TestWritePainted:
             assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-3)
         assert read_streams(output)["audio"] == pytest.approx(read_streams(path)["audio"], abs=1e-3)
 
-    def test_colours_stay_and_paint_is_painted(self, tmp_path):
+    def test_colors_stay_and_paint_is_painted(self, tmp_path):
         path, output = make_video(tmp_path / "clip.mp4"), tmp_path / "painted.mp4"
 
         def paint(frame, moment):

@@ -52,7 +52,7 @@ def mixed(frame_color, label_color, opacity=0.65) -> list[int]:
 
 
 def rows_of(layer: Image.Image, index: int) -> np.ndarray:
-    """Where the strip at the bottom has the opaque colour of a class: for each column of the layer, how many rows."""
+    """Where the strip at the bottom has the opaque color of a class: for each column of the layer, how many rows."""
     pixels = np.asarray(layer)[layer.height * 2 // 3 :]
     return (pixels == (*PALETTE[index], 255)).all(axis=-1).sum(axis=0)
 
@@ -62,7 +62,7 @@ def cursor_of(layer: Image.Image) -> int:
     return int(np.flatnonzero((np.asarray(layer)[-1] == 255).all(axis=-1))[0])
 
 
-def test_overlay_colors_labelled_pixels_alone():
+def test_overlay_colors_labeled_pixels_alone():
     frame = Image.new("RGB", (4, 2), (10, 20, 30))
     label_map = np.array([[0, DOG]])  # half as large as the frame and smaller: the left half is background
     pixels = np.asarray(overlay(frame, label_map))
@@ -81,7 +81,7 @@ def test_overlay_takes_masks_of_stage_1():
     [
         (np.zeros((2, 3, 4), int), "(2, 3, 4)"),
         (np.full((2, 3), 0.5), "float64"),
-        (np.array([[0, 71]]), "[0, 70], as the palette has 71 colours, got 0 to 71"),
+        (np.array([[0, 71]]), "[0, 70], as the palette has 71 colors, got 0 to 71"),
         (np.array([[-1, 3]]), "got -1 to 3"),
     ],
 )
@@ -102,7 +102,7 @@ def test_describe_names_what_sounds():
     assert describe(np.array([[True]]), {0: "background", 1: "sounding"}) == "sounding"
 
 
-def test_a_layer_changes_nothing_but_labelled_pixels_legend_and_strip():
+def test_a_layer_changes_nothing_but_labeled_pixels_legend_and_strip():
     frame = np.random.default_rng(0).integers(256, size=(240, 320, 3), dtype=np.uint8)
     label_map = np.zeros((240, 320), dtype=int)
     label_map[100:150, 200:260] = DOG

@@ -79,7 +79,7 @@ class ToyForAudioVisualSegmentation(AudioVisualSegmentationMixin, PreTrainedMode
         return ToyOutput(loss=loss, logits=logits)
 
     def get_loss_normalizers(self, batch: dict) -> torch.FloatTensor:
-        return (batch["labels"] != 255).sum().float()[None]  # labelled pixels
+        return (batch["labels"] != 255).sum().float()[None]  # labeled pixels
 
 
 class ToyImageProcessorPil(AudioVisualImageProcessorMixin, PilBackend):

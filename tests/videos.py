@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Videos for tests: moving colours and a sound that is there in every other second."""
+"""Videos for tests: moving colors and a sound that is there in every other second."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -76,7 +76,7 @@ class Segmented:
 
 
 def format_timeline(segmented: Segmented) -> str:
-    """HTML: a row for each class, with its name and when it sounds, and cells for the seconds, in its colour then."""
+    """HTML: a row for each class, with its name and when it sounds, and cells for the seconds, in its color then."""
     rows = ""
     for line, (label, index) in zip(describe_timeline(segmented.timeline), segmented.labels.items()):
         color, cells = tuple(segmented.palette[index].tolist()), ""

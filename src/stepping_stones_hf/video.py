@@ -571,7 +571,7 @@ def add_video_stream(
 ) -> "av.VideoStream":
     stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
     stream.width, stream.height = width, height
-    # With half the colour resolution, which all players know, width and height are even.
+    # With half the color resolution, which all players know, width and height are even.
     stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
     context = stream.codec_context
     context.time_base = time_base

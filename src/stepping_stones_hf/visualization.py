@@ -29,7 +29,7 @@ from .files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Colours of stage 1: what sounds is white.
+# Colors of stage 1: what sounds is white.
 BINARY_PALETTE = np.array([[0, 0, 0], [255, 255, 255]], dtype=np.uint8)
 
 # What is written on a frame stands on this, RGBA.
@@ -55,13 +55,13 @@ def _check_labels(label_map: np.ndarray, palette: np.ndarray) -> np.ndarray:
     if labels.min() < 0 or labels.max() >= len(palette):
         raise ValueError(
             f"label_map should hold class indices in [0, {len(palette) - 1}], as the palette has {len(palette)}"
-            f" colours, got {labels.min()} to {labels.max()}."
+            f" colors, got {labels.min()} to {labels.max()}."
         )
     return labels.astype(np.uint8)
 
 
 def _color_labels(labels: np.ndarray, size: tuple[int, int], palette: np.ndarray, opacity: float) -> Image.Image:
-    """The colours of the labels `(height, width)`, uint8, as RGBA of the size, transparent where the label is 0."""
+    """The colors of the labels `(height, width)`, uint8, as RGBA of the size, transparent where the label is 0."""
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity should be in [0, 1], got {opacity}.")
     alpha = np.full(len(palette), round(255 * opacity))
@@ -75,7 +75,7 @@ def overlay(
     frame: Image.Image, label_map: np.ndarray, palette: np.ndarray | None = None, opacity: float = 0.65
 ) -> Image.Image:
     """
-    A frame with its labelled pixels in their colours.
+    A frame with its labeled pixels in their colors.
 
     Args:
         frame (`PIL.Image.Image`):
@@ -83,15 +83,15 @@ def overlay(
         label_map (`np.ndarray` of shape `(height, width)`):
             Class indices, 0 for background; it is resized to the frame.
         palette (`np.ndarray` of shape `(classes, 3)`, *optional*):
-            Colours of the classes, uint8. AVSBench's by default.
+            Colors of the classes, uint8. AVSBench's by default.
         opacity (`float`, *optional*, defaults to 0.65):
-            How much of the colour covers the frame.
+            How much of the color covers the frame.
 
     Returns:
         `PIL.Image.Image`: RGB, of the frame's size.
 
     Raises:
-        `ValueError`: the label map is of another shape or type or has indices without a colour; opacity is not in
+        `ValueError`: the label map is of another shape or type or has indices without a color; opacity is not in
         [0, 1].
     """
     palette = PALETTE if palette is None else palette
@@ -114,7 +114,7 @@ def describe(label_map: np.ndarray, names: Sequence[str] | Mapping[int, str] = C
 
 
 def _draw_legend(entries: Sequence[tuple[str, np.ndarray | None]], text_size: int, line_height: int) -> Image.Image:
-    """A line for each entry: its colour, if it has one, and its name."""
+    """A line for each entry: its color, if it has one, and its name."""
     font, margin = ImageFont.load_default(text_size), text_size // 2
     indent = margin + text_size + margin
     width = indent + math.ceil(max(font.getlength(name) for name, _ in entries)) + margin
@@ -167,7 +167,7 @@ def make_layer(
     opacity: float = 0.65,
 ) -> Image.Image:
     """
-    What [`blend`] lays over each frame of a second of a video: the labelled pixels in their colours, at the top left a
+    What [`blend`] lays over each frame of a second of a video: the labeled pixels in their colors, at the top left a
     legend of the classes in the label map, and at the bottom a strip with a row for each class that has sounded so
     far, over the length of the video, and a cursor where the second ends.
 
@@ -183,15 +183,15 @@ def make_layer(
         names (`Sequence[str]` or `Mapping[int, str]`, *optional*):
             Names of the classes, such as a model's `config.id2label`. AVSBench's by default.
         palette (`np.ndarray` of shape `(classes, 3)`, *optional*):
-            Colours of the classes, uint8: `BINARY_PALETTE` for the masks of stage 1. AVSBench's by default.
+            Colors of the classes, uint8: `BINARY_PALETTE` for the masks of stage 1. AVSBench's by default.
         opacity (`float`, *optional*, defaults to 0.65):
-            How much of the colour covers the labelled pixels.
+            How much of the color covers the labeled pixels.
 
     Returns:
         `PIL.Image.Image`: RGBA, of the size; transparent elsewhere.
 
     Raises:
-        `ValueError`: the label map is of another shape or type; an index has no colour or no name; the timeline is
+        `ValueError`: the label map is of another shape or type; an index has no color or no name; the timeline is
         longer than the video, rounded up to seconds; opacity is not in [0, 1].
     """
     palette = PALETTE if palette is None else palette
@@ -297,11 +297,11 @@ def draw_sound_strip(
             One a second, of one size.
         input_features (`np.ndarray` of shape `(frames, 96, 64)`):
             Their log-mel patches, of 96 hundredths of a second and 64 bands: time goes to the right, and the lowest
-            band is at the bottom. The lightest and the darkest colour are the loudest and the quietest of the clip.
+            band is at the bottom. The lightest and the darkest color are the loudest and the quietest of the clip.
         label_maps (`Sequence[np.ndarray]` of shape `(height, width)`, *optional*):
             Class indices, to be laid over the frames: see [`overlay`].
         palette (`np.ndarray` of shape `(classes, 3)`, *optional*):
-            Colours of the classes, uint8. AVSBench's by default.
+            Colors of the classes, uint8. AVSBench's by default.
         size (`int`, *optional*, defaults to 160):
             Width of a frame, in pixels.
 
@@ -369,7 +369,7 @@ def plot_curves(logs: Mapping[str, str | os.PathLike], path: str | os.PathLike, 
         axes[0].plot(losses[window - 1 :, 0], mean, label=name)
         axes[1].plot(scores[:, 0], scores[:, 1], marker="o", label=name)
     for axis, title in zip(axes, ("loss", "validation mIoU")):
-        axis.set(xlabel="optimiser step", title=title)
+        axis.set(xlabel="optimizer step", title=title)
         axis.legend()
     _save(figure, path)
 
@@ -381,7 +381,7 @@ def plot_class_bars(table: str | os.PathLike, path: str | os.PathLike, method: s
     Args:
         table (`str` or `PathLike`):
             A csv with the columns `method`, `subset`, `name`, `frames`, `iou` and `iou_star`, as `per_class.csv` of an
-            evaluation. Classes that are in no frame, neither labelled nor predicted, are left out.
+            evaluation. Classes that are in no frame, neither labeled nor predicted, are left out.
         path (`str` or `PathLike`):
             The picture to write.
         method (`str`):

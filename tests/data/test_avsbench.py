@@ -156,7 +156,7 @@ class TestRows:
             folder = mini_dir / row["subset"] / row["video_id"] / "labels_semantic"
             published = [Image.open(folder / f"{index}.png") for index in row["mask_frame_indices"]]
             assert_same_images(row["masks"], published)
-            # Viewers show the published colours.
+            # Viewers show the published colors.
             assert_same_images([mask.convert("RGB") for mask in row["masks"]], row["color_masks"])
 
     @pytest.mark.parametrize("config", ["s4", "ms3"])
@@ -346,7 +346,7 @@ def resize(path: Path) -> None:
 
 
 def blur(path: Path) -> None:
-    """What careless resizing does to colours."""
+    """What careless resizing does to colors."""
     image = Image.open(path)
     image.resize((100, 100), Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BILINEAR).save(path)
 
@@ -396,7 +396,7 @@ DAMAGES = [
     ("labels_rgb/0.png", truncate, "is (damaged|not a readable)"),
     ("labels_rgb/0.png", write_huge_header, "pixels"),
     ("labels_rgb/0.png", resize, r"frame's height and width \(64, 64\), got \(20, 20\)"),
-    ("labels_rgb/0.png", blur, "pixels have colours that are not in AVSBench's palette"),
+    ("labels_rgb/0.png", blur, "pixels have colors that are not in AVSBench's palette"),
     ("audio.wav", Path.unlink, "does not exist"),
     ("audio.wav", empty, "is empty"),
     ("audio.wav", truncate, "is truncated"),
@@ -747,7 +747,7 @@ class TestCache:
 
 
 class TestReleasedTensors:
-    """Tensors computed by the released program, from frames and colours that come through the builder."""
+    """Tensors computed by the released program, from frames and colors that come through the builder."""
 
     def load_tree(self, root: Path, load) -> dict[str, dict]:
         splits = load("avss", root, unknown_color="background")
@@ -755,7 +755,7 @@ class TestReleasedTensors:
 
     def prepare(self, row: dict, stage: int) -> tuple[AAVSImageProcessorPil, list, dict]:
         """As the released program trains: the first frame stands for all in S4's training split, and stage 1 derives
-        its targets from the colours."""
+        its targets from the colors."""
         processor = AAVSImageProcessorPil(localization=stage == 1)
         repeats = row["num_frames"] // len(row["masks"])
         frames = [row["frames"][index] for index in row["mask_frame_indices"]] * repeats

@@ -91,7 +91,7 @@ def write_huge_header(path: Path) -> None:
 
 
 def paint(path: Path, color: tuple[int, int, int]) -> None:
-    """Colours the first three pixels of a mask."""
+    """Colors the first three pixels of a mask."""
     colors = np.array(Image.open(path))
     colors[0, :3] = color
     Image.fromarray(colors).save(path)

@@ -284,7 +284,7 @@ def test_broken_clip_stops_the_export_or_is_left_out(mini_copy, tmp_path):
     assert len(list(out.glob("ms3/train-*"))) == 1
 
 
-def test_colours_outside_the_palette(mini_copy, tmp_path):
+def test_colors_outside_the_palette(mini_copy, tmp_path):
     uid = load_rows(mini_copy, "v1m", "test")[0]["uid"]
     path = mini_copy / "v1m" / uid / "labels_rgb" / "0.png"
     colors = np.array(Image.open(path))

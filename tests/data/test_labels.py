@@ -88,7 +88,7 @@ class TestConversion:
         colors = index_to_color(random_index_map())
         colors[3, :5] = (1, 2, 3)
         colors[4, 0] = (255, 255, 255)
-        with pytest.raises(ValueError, match=r"v2/x/0\.png: 6 of 2400 pixels.*2 colours, such as \(1, 2, 3\)"):
+        with pytest.raises(ValueError, match=r"v2/x/0\.png: 6 of 2400 pixels.*2 colors, such as \(1, 2, 3\)"):
             color_to_index(colors, path="v2/x/0.png")
 
     def test_unknown_colors_become_background_on_request(self):

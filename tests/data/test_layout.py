@@ -60,7 +60,7 @@ class TestFindingTheMetadata:
             ("ms3_meta_data.csv", "ms3"),
         ],
     )
-    def test_layout_is_recognised_by_its_files(self, tmp_path, name, config):
+    def test_layout_is_recognized_by_its_files(self, tmp_path, name, config):
         path = touch(tmp_path / name)
         assert find_metadata(tmp_path, config) == path
         assert find_metadata(str(path), config) == path

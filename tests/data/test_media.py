@@ -27,7 +27,7 @@ class TestMasks:
     def test_binary_mask_is_the_same_in_every_mode(self, mode):
         expected = random_pixels(20, 30) > 127
         if mode == "P":
-            # The index counts, not the colour: both entries of the palette are black.
+            # The index counts, not the color: both entries of the palette are black.
             image = Image.fromarray(expected.astype(np.uint8), mode="P")
             image.putpalette(bytes(6))
         elif mode == "1":

@@ -256,18 +256,18 @@ def test_a_store_of_another_stage_1_is_refused(evaluation, data_dir, model_dir, 
 # Masks of other systems ----------------------------------------------------------------------------------------------
 
 
-def test_own_label_maps_as_indices_or_colours_score_as_the_model(results, evaluation, data_dir, tmp_path):
+def test_own_label_maps_as_indices_or_colors_score_as_the_model(results, evaluation, data_dir, tmp_path):
     palette = evaluation / "predictions" / "stage1"
     for path in palette.rglob("*.png"):
-        for name in ("gray", "colours"):
+        for name in ("gray", "colors"):
             copy = tmp_path / name / path.relative_to(palette)
             copy.parent.mkdir(parents=True, exist_ok=True)
             indices = np.array(Image.open(path))
             Image.fromarray(indices if name == "gray" else index_to_color(indices)).save(copy)
-    folders = [palette, tmp_path / "gray", tmp_path / "colours"]
+    folders = [palette, tmp_path / "gray", tmp_path / "colors"]
     entered = run(data_dir, tmp_path / "out", "--predictions_dir", *folders, "--label_size", 64)
     expected = {name: value for name, value in results["semantics"][STAGE_2].items() if name != "first_stage_iou"}
-    assert entered["semantics"] == dict.fromkeys(("stage1", "gray", "colours"), expected)
+    assert entered["semantics"] == dict.fromkeys(("stage1", "gray", "colors"), expected)
 
 
 def test_own_masks_of_stage_1_score_as_the_model(results, evaluation, data_dir, model_dir, tmp_path):

@@ -423,7 +423,7 @@ def test_two_frames_under_one_name_are_an_error_that_leaves_nothing_behind(confi
     assert not list(tmp_path.rglob("*.arrow"))
 
 
-def test_a_repeated_frame_is_recognised_in_another_dtype(make):
+def test_a_repeated_frame_is_recognized_in_another_dtype(make):
     metric = make(num_classes=2)
     for dtype in (bool, np.uint8, np.int64):
         metric.add(prediction=[[0, 1]], reference=np.array([[0, 1]], dtype), video_ids="a", frame_ids=0)

@@ -68,7 +68,7 @@ def test_perfect_predictions_cost_almost_nothing_in_any_order_of_the_queries(cri
 
 
 @pytest.mark.parametrize("split", [(1, 4), (2, 3), (1, 1, 3)])
-def test_micro_batches_with_common_normalisers_give_the_gradients_of_the_whole(criterion, request, split):
+def test_micro_batches_with_common_normalizers_give_the_gradients_of_the_whole(criterion, request, split):
     labels = make_labels(4, num_frames=5)
     whole, parts = make_predictions(5, requires_grad=True), make_predictions(5, requires_grad=True)
     request.getfixturevalue("fixed_points")
@@ -87,7 +87,7 @@ def test_micro_batches_with_common_normalisers_give_the_gradients_of_the_whole(c
             assert_close(prediction[name].grad, expected[name].grad)
 
 
-def test_normalisers_add_up_and_count_unmatched_targets(criterion):
+def test_normalizers_add_up_and_count_unmatched_targets(criterion):
     labels = [torch.arange(3), torch.arange(1), torch.arange(7) % 4]  # five queries: two of seven targets stay alone
     total = criterion.get_normalizers(labels)
     assert_close(total, torch.tensor([11.0, 9 + 0.1 * 6]))

@@ -194,7 +194,7 @@ def make_features(config: AVSBenchConfig, semantic: bool, clips: list[Clip]) -> 
 
 def read_clip(clip: Clip, config: AVSBenchConfig, features: datasets.Features) -> dict:
     """
-    Reads all files of a clip, to see that they are whole, and makes its row. Frames, colours and sound stay where they
+    Reads all files of a clip, to see that they are whole, and makes its row. Frames, colors and sound stay where they
     are; masks become class indices.
     """
     frames = [clip.find_frame(index) for index in clip.frame_indices]
@@ -250,7 +250,7 @@ def to_reference(path: Path) -> dict:
 
 
 def to_png(mask: np.ndarray) -> dict:
-    """A PNG file whose pixels are class indices, `(height, width)`, and which viewers show in AVSBench's colours."""
+    """A PNG file whose pixels are class indices, `(height, width)`, and which viewers show in AVSBench's colors."""
     image = Image.fromarray(mask.astype(np.uint8), mode="P")
     image.putpalette(PALETTE.tobytes() if mask.dtype != bool else bytes((0, 0, 0, 255, 255, 255)))
     file = io.BytesIO()
@@ -291,11 +291,11 @@ def load_avsbench(
     **kwargs,
 ) -> datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict:
     r"""
-    Loads AVSBench from a folder in either published layout, which is recognised by its files: AVSBench-semantic
+    Loads AVSBench from a folder in either published layout, which is recognized by its files: AVSBench-semantic
     (`metadata.csv`, all configurations) or AVSBench-object (`Single-source`, `Multi-sources`: `s4` and `ms3`).
 
     Every file is read once while the table is made, so that what is broken shows then. The table keeps masks as class
-    indices and of frames, colours and sound the paths: it stays small, and the copy has to stay in its place. It is
+    indices and of frames, colors and sound the paths: it stays small, and the copy has to stay in its place. It is
     made anew when the csv file or this library's code has changed, but not when only a picture or sound has:
     `download_mode="force_redownload"` sees to that. Sounds of less than 0.975 s are loaded, but are too short for
     [`VGGishFeatureExtractor`]; the doctor calls them errors.
@@ -315,7 +315,7 @@ def load_avsbench(
             table comes from the cache. A split that loses all its clips is an error; as a stream, which cannot know
             before its end, it is empty.
         unknown_color (`"error"` or `"background"`, *optional*, defaults to `"error"`):
-            What colours outside the palette are: see [`~data.labels.color_to_index`].
+            What colors outside the palette are: see [`~data.labels.color_to_index`].
         stage1_masks_dir (`str` or `PathLike`, *optional*):
             Folder with the masks of a first stage, `<subset>/<video_id>/<frame>.png`, for the column `stage1_masks`.
         allow_outside_links (`bool`, *optional*, defaults to `False`):
@@ -331,7 +331,7 @@ def load_avsbench(
         - **masks** -- for each of **mask_frame_indices** an image of class indices, 0 for background; in `s4` and
           `ms3` of 0 and 1. A training clip of S4 has a mask for its first frame only;
         - **semantic_masks** -- `s4` and `ms3` of AVSBench-semantic: the class indices;
-        - **color_masks** -- AVSBench-semantic: the masks in the published colours;
+        - **color_masks** -- AVSBench-semantic: the masks in the published colors;
         - **stage1_masks** -- with `stage1_masks_dir`: for each frame an image from 0 to 255, `None` for clips of which
           it has no folder;
         - **audio** -- `bytes` or `path` of the sound, not decoded: `stepping_stones_hf.media.read_audio` does it.

@@ -69,7 +69,7 @@ class MapReader:
     def _read_maps(self, clip: dict) -> list[np.ndarray | Image.Image]:
         """Segmentation maps of the annotated frames."""
         if self.image_processor.localization:
-            # An RGB image is taken for the published colours.
+            # An RGB image is taken for the published colors.
             if clip.get("color_masks"):
                 return [as_rgb(mask) for mask in clip["color_masks"]]
             return [np.asarray(as_image(mask)) for mask in clip["masks"]]

@@ -200,7 +200,7 @@ def check_masks(report: ClipReport, semantic: bool) -> None:
 
 
 def read_known_colors(report: ClipReport, path: Path) -> np.ndarray:
-    """Class indices; other colours are reported, and background from there on."""
+    """Class indices; other colors are reported, and background from there on."""
     colors = read_color_map(path)
     try:
         return color_to_index(colors, path=path)

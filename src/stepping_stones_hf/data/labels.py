@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The 71 classes of AVSBench, their colours, and the way between colours and class indices."""
+"""The 71 classes of AVSBench, their colors, and the way between colors and class indices."""
 
 from functools import cache
 from os import PathLike
@@ -23,19 +23,19 @@ from PIL import Image
 from ..labels import CLASS_NAMES, build_palette
 
 
-# (71, 3), uint8: row i is the RGB colour of class i in AVSBench's `labels_rgb`.
+# (71, 3), uint8: row i is the RGB color of class i in AVSBench's `labels_rgb`.
 PALETTE = build_palette(len(CLASS_NAMES))
 
 
 def _color_code(colors: np.ndarray) -> np.ndarray:
-    """One number from 0 to 2^24 - 1 for each RGB colour `(..., 3)`."""
+    """One number from 0 to 2^24 - 1 for each RGB color `(..., 3)`."""
     red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
     return red << 16 | green << 8 | blue
 
 
 @cache
 def _index_table() -> np.ndarray:
-    """Class index plus 1 for each colour code; 0, so that the pages stay untouched, for colours not in the palette."""
+    """Class index plus 1 for each color code; 0, so that the pages stay untouched, for colors not in the palette."""
     table = np.zeros(2**24, dtype=np.uint8)
     table[_color_code(PALETTE)] = np.arange(1, len(PALETTE) + 1)
     return table
@@ -43,7 +43,7 @@ def _index_table() -> np.ndarray:
 
 def index_to_color(index_map: np.ndarray | Image.Image) -> np.ndarray:
     """
-    Colours a map of class indices as AVSBench does.
+    Colors a map of class indices as AVSBench does.
 
     Args:
         index_map (`np.ndarray` or `PIL.Image.Image` of shape `(height, width)`):
@@ -70,13 +70,13 @@ def color_to_index(
     path: str | PathLike | None = None,
 ) -> np.ndarray:
     """
-    Turns a colour map of AVSBench (`labels_rgb`) into class indices: the exact inverse of `index_to_color`.
+    Turns a color map of AVSBench (`labels_rgb`) into class indices: the exact inverse of `index_to_color`.
 
     Args:
         color_map (`np.ndarray` or `PIL.Image.Image`):
-            RGB colours, uint8 `(height, width, 3)`, or an image, which is converted to RGB.
+            RGB colors, uint8 `(height, width, 3)`, or an image, which is converted to RGB.
         unknown_color (`"error"` or `"background"`, *optional*, defaults to `"error"`):
-            What becomes of colours that are not in the palette, which careless resizing leaves behind: an error, or
+            What becomes of colors that are not in the palette, which careless resizing leaves behind: an error, or
             background without a word, as in the released programs.
         path (`str` or `PathLike`, *optional*):
             The file that the error names.
@@ -85,7 +85,7 @@ def color_to_index(
         `np.ndarray` of shape `(height, width)` and type uint8.
 
     Raises:
-        `ValueError`: the map is not RGB, or, unless `unknown_color` is `"background"`, has colours that are not in
+        `ValueError`: the map is not RGB, or, unless `unknown_color` is `"background"`, has colors that are not in
         the palette.
     """
     if unknown_color not in ("error", "background"):
@@ -94,7 +94,7 @@ def color_to_index(
     colors = np.asarray(color_map.convert("RGB") if isinstance(color_map, Image.Image) else color_map)
     if colors.dtype != np.uint8 or colors.ndim != 3 or colors.shape[-1] != 3:
         raise ValueError(
-            f"{name} should hold uint8 RGB colours (height, width, 3), got the shape {colors.shape} and the type"
+            f"{name} should hold uint8 RGB colors (height, width, 3), got the shape {colors.shape} and the type"
             f" {colors.dtype}."
         )
     index = _index_table()[_color_code(colors)]
@@ -103,8 +103,8 @@ def color_to_index(
         unknown_colors, counts = np.unique(colors[~known], axis=0, return_counts=True)
         examples = ", ".join(str(tuple(color)) for color in unknown_colors[:3].tolist())
         raise ValueError(
-            f"{name}: {counts.sum()} of {known.size} pixels have colours that are not in AVSBench's palette"
-            f" ({len(unknown_colors)} colours, such as {examples}). Was the map resized or saved as JPEG?"
+            f"{name}: {counts.sum()} of {known.size} pixels have colors that are not in AVSBench's palette"
+            f" ({len(unknown_colors)} colors, such as {examples}). Was the map resized or saved as JPEG?"
             ' unknown_color="background" takes them for background, as the released programs do.'
         )
     return np.where(known, index - 1, 0).astype(np.uint8)

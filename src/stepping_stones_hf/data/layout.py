@@ -14,7 +14,7 @@
 """
 The two published layouts of AVSBench: which clips a copy names, and in which files their frames, masks and sound are.
 
-*AVSBench-semantic* has one `metadata.csv` for all subsets and colour maps of 71 classes; *AVSBench-object* has S4
+*AVSBench-semantic* has one `metadata.csv` for all subsets and color maps of 71 classes; *AVSBench-object* has S4
 (`Single-source`) and MS3 (`Multi-sources`) with binary masks. Only csv and json files are read here.
 """
 
@@ -300,7 +300,7 @@ def check_label_indices(path: Path) -> None:
         examples = ", ".join(f"{name}: {indices.get(name)} in place of {expected.get(name)}" for name in wrong[:3])
         raise ValueError(
             f"{path} does not number the {len(CLASS_NAMES)} classes of AVSBench from 1 (background) to"
-            f" {len(CLASS_NAMES)} (woman): {examples or 'it holds no object'}. Its colours would mean other classes."
+            f" {len(CLASS_NAMES)} (woman): {examples or 'it holds no object'}. Its colors would mean other classes."
         )
 
 

@@ -17,7 +17,7 @@ Each scene shows two to four drawn objects of different classes over a textured 
 The mask of a second holds the objects that sound in it, and what sounds is drawn independently of everything that can
 be seen: class, size, place, motion and drawing order of an object say nothing about it. At least one object of every
 clip never sounds. Hence the task cannot be solved without listening; and since several classes share a shape or a
-colour, and pairs of sources sound together, naming them is harder than finding them.
+color, and pairs of sources sound together, naming them is harder than finding them.
 """
 
 import csv
@@ -211,7 +211,7 @@ LOOKS = {
 
 
 def _texture_weight(texture, u, v, phase):
-    """How much of the accent colour the body shows at the object's own coordinates, in [0, 1]."""
+    """How much of the accent color the body shows at the object's own coordinates, in [0, 1]."""
     match texture:
         case "grain":
             return 0.35 + 0.35 * np.sin(13 * u + 2 * np.sin(3 * v + phase))
@@ -239,7 +239,7 @@ class Timbre:
     partials: int = 1  # harmonics k = 1.. with level k ** -rolloff
     rolloff: float = 1.0
     chord: tuple[float, ...] = (1.0,)  # each member carries all partials; irregular ratios make metal
-    resonance: float | None = None  # Hz, centre of a formant one octave wide
+    resonance: float | None = None  # Hz, center of a formant one octave wide
     decay: float | None = None  # seconds; None: the note is held
     hold: float = 0.9  # part of a held note's time during which it sounds
     glide: float = 0.0  # semitones over a note
@@ -328,7 +328,7 @@ def _draw_actor(frame: np.ndarray, owner: np.ndarray, actor: Actor, index: int, 
     left, top = np.maximum(corners.min(axis=0) - 1, 0).astype(int).tolist()
     right, bottom = np.minimum(corners.max(axis=0) + 2, (width, height)).astype(int).tolist()
 
-    # Plain parts are drawn in colour, the textured body in black; `shares` holds how much of a pixel the body covers
+    # Plain parts are drawn in color, the textured body in black; `shares` holds how much of a pixel the body covers
     # and how much the whole object.
     size = ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING)
     parts, shares = Image.new("RGB", size), Image.new("RGB", size)
@@ -355,7 +355,7 @@ def _draw_actor(frame: np.ndarray, owner: np.ndarray, actor: Actor, index: int, 
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) float: two muted colours in soft patches, slanting waves and grain."""
+    """(height, width, 3) float: two muted colors in soft patches, slanting waves and grain."""
     first, second = rng.uniform(80, 190, (2, 1)) + rng.uniform(-25, 25, (2, 3))
     patches = Image.fromarray(rng.random((4, 5), dtype=np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     x, y = np.arange(width)[None] / height, np.arange(height)[:, None] / height
@@ -485,7 +485,7 @@ def _schedule(subset: str, num_sources: int, rng: np.random.Generator) -> np.nda
 
 
 def _place(radii: np.ndarray, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """(objects, 2) centres, one after another at the place that overlaps least with the others among some tries."""
+    """(objects, 2) centers, one after another at the place that overlaps least with the others among some tries."""
     centers = np.empty((len(radii), 2))
     for i, radius in enumerate(radii):
         margin = 0.65 * radius

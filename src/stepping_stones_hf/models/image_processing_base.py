@@ -67,7 +67,7 @@ MAX_RESIZED_SCORES = 2**24
 
 
 def resize_nearest(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a uint8 map `(height, width)` by PIL's nearest neighbour, as the released program resizes labels."""
+    """Resizes a uint8 map `(height, width)` by PIL's nearest neighbor, as the released program resizes labels."""
     height, width = size
     return np.array(Image.fromarray(label_map).resize((width, height), Image.Resampling.NEAREST))
 
@@ -129,7 +129,7 @@ def prepare_prompt_mask(prompt_mask: ImageInput, name: str, size: tuple[int, int
 
     Args:
         prompt_mask (`ImageInput`):
-            Mask `(height, width)`: boolean (resized by nearest neighbour, like labels), uint8 from 0 to 255 (the
+            Mask `(height, width)`: boolean (resized by nearest neighbor, like labels), uint8 from 0 to 255 (the
             masks that the released program writes) or floating point from 0 to 1 (both resized bilinearly, like the
             mask inside the model).
         name (`str`):

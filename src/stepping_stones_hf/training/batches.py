@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The batches of optimiser steps: the same clips in a step however many processes and passes they are dealt out to."""
+"""The batches of optimizer steps: the same clips in a step however many processes and passes they are dealt out to."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ def derive_seed(*parts: int) -> int:
 
 class StepBatches:
     """
-    The batches of one process in one epoch, optimiser step by optimiser step. An epoch's order follows from the seed,
+    The batches of one process in one epoch, optimizer step by optimizer step. An epoch's order follows from the seed,
     and a step has the same clips on one process as on many. Clips that fill no step are left out.
 
     Args:

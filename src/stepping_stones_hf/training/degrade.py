@@ -230,7 +230,7 @@ def _depth(objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not edge.any():
         edge = mask & ~binary_erosion(mask, border_value=0)
     distance, (rows, columns) = distance_transform_edt(~edge, return_indices=True)
-    # The contour runs half a pixel beyond the centres of the object's outermost pixels.
+    # The contour runs half a pixel beyond the centers of the object's outermost pixels.
     return np.where(mask, 0.5 + distance, 0.5 - distance), objects[rows, columns] - 1
 
 

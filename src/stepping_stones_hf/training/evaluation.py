@@ -175,8 +175,8 @@ class LabelCollator(MapReader):
             Makes the label maps.
         folder (`str` or `PathLike`, *optional*):
             The folder of the masks, for `predictions` `(frames, label height, label width)`: with `localization`
-            scores from 0 to 1 of 8-bit gray, resized bilinearly; else class indices (modes L and P) or the colours of
-            AVSBench (RGB), resized by nearest neighbour.
+            scores from 0 to 1 of 8-bit gray, resized bilinearly; else class indices (modes L and P) or the colors of
+            AVSBench (RGB), resized by nearest neighbor.
     """
 
     def __init__(self, image_processor: AudioVisualImageProcessorMixin, folder: str | os.PathLike | None = None):
@@ -191,7 +191,7 @@ class LabelCollator(MapReader):
 
         Raises:
             `FileNotFoundError`, `ValueError`: as [`count_predictions`]; also if a mask is damaged, or has indices or
-            colours that are no class.
+            colors that are no class.
         """
         frames = [(clip["subset"], clip["video_id"], index) for clip in clips for index in clip["mask_frame_indices"]]
         label_maps = self.image_processor.prepare_label_maps(
@@ -213,7 +213,7 @@ def open_prediction(path: Path, localizes: bool) -> Image.Image:
             " the subset v1s, v1m or v2 and frames counted from 0."
         )
     image = open_image(path)
-    modes = {"L": "8-bit gray scores"} if localizes else {"L": "class indices", "P": "class indices", "RGB": "colours"}
+    modes = {"L": "8-bit gray scores"} if localizes else {"L": "class indices", "P": "class indices", "RGB": "colors"}
     if image.format != "PNG" or image.mode not in modes:
         expected = " or ".join(f"{mode} ({meaning})" for mode, meaning in modes.items())
         raise ValueError(f"{path} should be PNG of the mode {expected}, got {image.format} of the mode {image.mode}.")

@@ -40,7 +40,7 @@ BACKENDS = [
 both_backends = pytest.mark.parametrize("processor_class", BACKENDS)
 both_stages = pytest.mark.parametrize("stage", [1, 2])
 
-# Frames of 224x224 and 160x120. 16 pixels of v2_test0_0 have a colour that is not in the palette.
+# Frames of 224x224 and 160x120. 16 pixels of v2_test0_0 have a color that is not in the palette.
 FIXTURE_FRAMES = ["v1s_test0_0", "v2_test0_0", "v2_test0_1"]
 
 
@@ -93,7 +93,7 @@ class TestReleasedTensors:
     def test_targets_and_label_maps_are_equal(self, fixtures_dir, processor_class, stage, name):
         frame, colors, expected_label_map, expected_targets = self.load(fixtures_dir, name, stage)
         processor = processor_class(localization=stage == 1)
-        # Only the colours hold what stage 1 sees in colours outside the palette.
+        # Only the colors hold what stage 1 sees in colors outside the palette.
         segmentation_map = colors if stage == 1 else color_to_index(colors, unknown_color="background")
         inputs = processor(frame, segmentation_maps=segmentation_map, return_tensors="pt")
         targets = flatten_targets(inputs["mask_labels"][0], inputs["class_labels"][0])

@@ -32,7 +32,7 @@ LINEARS = [0, 2, 4]
 
 
 def original_weights(channels: list[int], hidden_size: int, embedding_dim: int) -> dict[str, torch.Tensor]:
-    """Random weights under torchvggish's names, drawn in its order with torch's default initialisation."""
+    """Random weights under torchvggish's names, drawn in its order with torch's default initialization."""
     state_dict = {}
     sizes = [1, *channels]
     for index, conv_in, conv_out in zip(CONVOLUTIONS, sizes, sizes[1:]):

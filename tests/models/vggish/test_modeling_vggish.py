@@ -205,7 +205,7 @@ def test_a_saved_model_comes_back_exactly(model, patches, tmp_path):
     assert torch.equal(loaded(patches).embeddings, model(patches).embeddings)
 
 
-def test_weights_that_a_checkpoint_lacks_are_initialised_and_the_others_kept(model, tmp_path):
+def test_weights_that_a_checkpoint_lacks_are_initialized_and_the_others_kept(model, tmp_path):
     state_dict = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("projection")}
     model.save_pretrained(tmp_path, state_dict=state_dict)
     torch.manual_seed(0)

@@ -273,18 +273,18 @@ def semantic_results(
     counts = np.concatenate([frame[1:].reshape(-1, 6) for frame in statistics])
     frame_of_count = np.repeat(np.arange(len(statistics)), [frame.size // 6 for frame in statistics])
     video_of_count = videos[frame_of_count]
-    classes, overlap, labelled, predicted, predicted_on_255, predicted_beyond = counts.T
+    classes, overlap, labeled, predicted, predicted_on_255, predicted_beyond = counts.T
 
     # AVSBench: every pixel that is not ignored counts as a prediction, also where its label is none of the classes.
     area = predicted + predicted_on_255 + predicted_beyond
-    iou = overlap / (labelled + area - overlap)
-    fscore = (1 + BETA_SQUARED) * overlap / (BETA_SQUARED * labelled + area)
-    columns = [np.ones_like(iou), iou, fscore, overlap, labelled, predicted, predicted_beyond]
+    iou = overlap / (labeled + area - overlap)
+    fscore = (1 + BETA_SQUARED) * overlap / (BETA_SQUARED * labeled + area)
+    columns = [np.ones_like(iou), iou, fscore, overlap, labeled, predicted, predicted_beyond]
 
     def per_frame(pixels: np.ndarray) -> np.ndarray:
         return np.bincount(frame_of_count, weights=pixels, minlength=len(statistics))
 
-    scored, sounds = per_frame(area), per_frame(labelled * (classes > 0))
+    scored, sounds = per_frame(area), per_frame(labeled * (classes > 0))
     silent = (scored > 0) & (sounds == 0)  # a frame of which every pixel is ignored is neither
     marked = per_frame(area * (classes > 0))[silent] / scored[silent]
 
@@ -348,17 +348,17 @@ def _semantic_means(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _star_class_scores(
-    overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray, predicted_beyond: np.ndarray
+    overlap: np.ndarray, labeled: np.ndarray, predicted: np.ndarray, predicted_beyond: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The CAVP scores of each class, NaN where it has none, from its pixels in the whole set."""
     # Only the union counts predictions on labels beyond the classes (255 apart): precision and FDR leave them out.
-    iou = _ratio(overlap, labelled + predicted + predicted_beyond - overlap)
+    iou = _ratio(overlap, labeled + predicted + predicted_beyond - overlap)
     false_positives = predicted - overlap
-    false_negatives = labelled - overlap
+    false_negatives = labeled - overlap
     weighted_overlap = (1 + BETA_SQUARED) * overlap
     return {
         "iou_star": iou,
-        "iou_star_seen": np.where(labelled > 0, iou, np.nan),
+        "iou_star_seen": np.where(labeled > 0, iou, np.nan),
         "fscore_star": _ratio(weighted_overlap, weighted_overlap + BETA_SQUARED * false_negatives + false_positives),
         "f1_star": _ratio(2 * overlap, 2 * overlap + false_negatives + false_positives),
         "fdr_star": _ratio(false_positives, predicted),
@@ -375,20 +375,20 @@ def _star_means(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _pixel_accuracy(
-    overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray, predicted_beyond: np.ndarray
+    overlap: np.ndarray, labeled: np.ndarray, predicted: np.ndarray, predicted_beyond: np.ndarray
 ) -> float:
-    return float(_ratio(overlap.sum(), labelled.sum() + predicted_beyond.sum()))
+    return float(_ratio(overlap.sum(), labeled.sum() + predicted_beyond.sum()))
 
 
 def _per_class_results(
-    scores: dict[str, np.ndarray], overlap: np.ndarray, labelled: np.ndarray, predicted: np.ndarray
+    scores: dict[str, np.ndarray], overlap: np.ndarray, labeled: np.ndarray, predicted: np.ndarray
 ) -> dict[str, list]:
     arrays = {
         **{name: np.nan_to_num(scores[name]) for name in ("iou", "fscore", "iou_star") if name in scores},
         **{name: scores[name] for name in ("fscore_star", "fdr_star")},
         "true_positives": overlap.astype(np.int64),
         "false_positives": (predicted - overlap).astype(np.int64),
-        "false_negatives": (labelled - overlap).astype(np.int64),
+        "false_negatives": (labeled - overlap).astype(np.int64),
     }
     return {name: values.tolist() for name, values in arrays.items()}
 
@@ -464,7 +464,7 @@ def _binary_means(sums: np.ndarray, videos_per_batch: int) -> tuple[dict[str, fl
 
 
 def _binary_pixels(sums: np.ndarray) -> np.ndarray:
-    """Overlap, labelled, predicted pixels and a row of zeros, of shape `(4, 2)`: background, foreground."""
+    """Overlap, labeled, predicted pixels and a row of zeros, of shape `(4, 2)`: background, foreground."""
     size, area, mask_area, overlap = sums[:, 3:7].sum(axis=0)
     background = [size - area - mask_area + overlap, size - area, size - mask_area, 0]
     return np.stack([background, [overlap, area, mask_area, 0]], axis=1)

@@ -114,7 +114,7 @@ class AAVSConfig(PreTrainedConfig):
     init_std (`float`, *optional*, defaults to 0.02):
         Standard deviation of the initial weights.
     init_xavier_std (`float`, *optional*, defaults to 1.0):
-        Gain of the transformer decoder's Xavier initialisation.
+        Gain of the transformer decoder's Xavier initialization.
 
     Example:
 
@@ -235,7 +235,7 @@ class AAVSConfig(PreTrainedConfig):
             )
         if self.feature_size % 32 != 0:
             raise ValueError(
-                f"feature_size={self.feature_size} must be a multiple of 32: the pixel decoder normalises its "
+                f"feature_size={self.feature_size} must be a multiple of 32: the pixel decoder normalizes its "
                 "feature maps in 32 groups."
             )
         for name in ("feature_size", "hidden_dim"):

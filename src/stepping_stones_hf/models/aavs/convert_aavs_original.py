@@ -247,7 +247,7 @@ def load_mask2former_weights(
     mask2former, info = Mask2FormerForUniversalSegmentation.from_pretrained(
         pretrained_model_name_or_path, output_loading_info=True, dtype=torch.float32, **kwargs
     )
-    # With `ignore_mismatched_sizes` a parameter can have been initialised anew instead of loaded.
+    # With `ignore_mismatched_sizes` a parameter can have been initialized anew instead of loaded.
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     not_loaded = set(info["missing_keys"]) | mismatched
     source = {rename_key(key): value for key, value in mask2former.state_dict().items() if key not in not_loaded}

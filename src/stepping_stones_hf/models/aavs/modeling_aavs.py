@@ -86,7 +86,7 @@ class AAVSModelOutput(ModelOutput):
     last_hidden_state (`torch.FloatTensor` of shape `(num_frames, num_queries, hidden_dim)`):
         Output of the decoder's last layer.
     query_states (`tuple(torch.FloatTensor)`):
-        Normalised states of the queries, each `(num_frames, num_queries, hidden_dim)`: before the decoder's first
+        Normalized states of the queries, each `(num_frames, num_queries, hidden_dim)`: before the decoder's first
         layer and after each layer.
     mask_embeddings (`tuple(torch.FloatTensor)`):
         Mask embeddings that were computed from `query_states`, each `(num_frames, num_queries, mask_feature_size)`.
@@ -825,7 +825,7 @@ class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTraine
         class_labels (`list[torch.LongTensor]`, *optional*):
             Classes of the target masks, one tensor `(num_masks,)` per frame.
         num_items_in_batch (`torch.FloatTensor` of shape `(2,)`, *optional*):
-            Normalisers of the loss over a whole optimiser step, see `get_loss_normalizers`. Defaults to those of the
+            Normalizers of the loss over a whole optimizer step, see `get_loss_normalizers`. Defaults to those of the
             frames at hand.
         output_auxiliary_logits (`bool`, *optional*):
             Whether to return the predictions before the last one. Defaults to `config.output_auxiliary_logits`.

@@ -81,7 +81,7 @@ class VGGishPreTrainedModel(CheckpointingMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        # Without any normalisation layer the signal has to keep its scale through eight ReLUs (He initialisation),
+        # Without any normalization layer the signal has to keep its scale through eight ReLUs (He initialization),
         # or a model that starts from random weights gives the same embedding for every sound.
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
