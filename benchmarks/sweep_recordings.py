@@ -14,7 +14,7 @@
 """
 What `read_seconds` sees and hears in recordings of many kinds, against plain decoding with PyAV and FFmpeg's filters.
 
-    python benchmarks/sweep_recordings.py > docs/source/results/recordings.md
+    python benchmarks/sweep_recordings.py
 
 Videos and sounds, of containers x codecs x rates x layouts x rotations x damage, are made from nothing. Of each video
 the frames at the middle of its seconds are compared, by presentation time, and the sound at 16 kHz: that of
@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 from torchaudio.functional import resample
 
-from stepping_stones_hf.models.vggish.feature_extraction_vggish import KAISER_BEST
+from stepping_stones_hf.models.feature_extraction_base import KAISER_BEST
 from stepping_stones_hf.tables import format_table
 from stepping_stones_hf.video import read_seconds
 

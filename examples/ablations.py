@@ -28,7 +28,9 @@ Each run is a call of train_stepping_stones.py in a folder of its own; the same 
 and refuses runs that were finished with another config. One that fails does not stop the others.
 The folder gets results.csv, a row for each (system,) seed, run and prompt, and table.md, with means and 95 % intervals
 (Student's t over the seeds). Differences are paired by seed: the same data, order of the data, and initial weights of
-all that two models share. On the real sets give the config's `mask2former_name_or_path` and `vggish_checkpoint`.
+all that two models share. table2 adds figure.png, of the first seed: frames of the test split, their truth, and what
+each system finds in one stage and in two (Figs. B4 and B5 of the supplement). On the real sets give the config's
+`mask2former_name_or_path` and `vggish_checkpoint`.
 """
 
 import csv
@@ -45,6 +47,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.stats import t as student_t
 from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
 
@@ -52,6 +55,9 @@ from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.files import write_text, write_whole
 from stepping_stones_hf.tables import format_table
 from stepping_stones_hf.training.checkpoints import find_changes
+from stepping_stones_hf.training.clips import load_clips
+from stepping_stones_hf.training.report import choose_frames, predict_examples
+from stepping_stones_hf.visualization import describe, draw_grid, overlay
 
 
 EXAMPLES = Path(__file__).parent
@@ -361,6 +367,25 @@ def make_table_2(rows: dict[str, list[dict]], seeds: list[int]) -> str:
     )
 
 
+def draw_figure(experiments: dict[str, Experiment]) -> Image.Image:
+    """Frames, their truth, and what each system finds in one stage and prompted with its own localizer's masks."""
+    found = []
+    for system, experiment in experiments.items():
+        data_args, _, _ = parse_arguments(["--config", str(experiment.config)])
+        clips = load_clips(experiment.data_dir, "avss", "test", data_args.unknown_color)
+        for name, title in (("one_stage", f"{system}, one stage"), ("full", f"{system}, two stages")):
+            folder = experiment.output_dir / f"seed_{experiment.seeds[0]}" / name
+            found.append((title, predict_examples(folder / "model", clips, folder / "masks" / "test")))
+    titles, predicted = zip(*found)
+    rows = []
+    for clips_of_runs in zip(*predicted, strict=True):
+        for index in choose_frames(clips_of_runs[0]):
+            shown = [examples[index] for examples in clips_of_runs]
+            frame, label_maps = shown[0].frame, [shown[0].truth, *(example.prediction for example in shown)]
+            rows.append([(frame, ""), *((overlay(frame, labels), describe(labels)) for labels in label_maps)])
+    return draw_grid(("frame", "truth", *titles), rows)
+
+
 def run_experiment(experiment: Experiment) -> list[dict]:
     """Trains and evaluates what is missing; returns a row for each seed, run and prompt."""
     for seed, name in product(experiment.seeds, experiment.all_runs):
@@ -393,9 +418,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = run_experiment(Experiment(config, output_dir=args.output_dir, **common))
         table = make_table(rows, args.seeds)
     else:
-        by_system = {}
-        for system in args.systems:
-            experiment = Experiment(
+        experiments = {
+            system: Experiment(
                 EXAMPLES / "configs" / SYSTEMS[system],
                 output_dir=args.output_dir / system.lower(),
                 stage_1_runs={"stage_1": []},
@@ -403,9 +427,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 evaluations={"qualities": EVALUATIONS["qualities"]},
                 **common,
             )
-            by_system[system] = run_experiment(experiment)
+            for system in args.systems
+        }
+        by_system = {system: run_experiment(experiment) for system, experiment in experiments.items()}
         rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
         table = make_table_2(by_system, args.seeds)
+        with write_whole(args.output_dir / "figure.png") as (partial_path,):
+            draw_figure(experiments).save(partial_path)
     write_csv(rows, args.output_dir / "results.csv")
     write_text(args.output_dir / "table.md", table + "\n")
     print(table)

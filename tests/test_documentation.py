@@ -37,10 +37,12 @@ from accelerate.state import AcceleratorState
 from packaging.version import Version
 
 import stepping_stones_hf
-from stepping_stones_hf import VGGishConfig, VGGishModel
+from stepping_stones_hf import AutoModelForAudioVisualSegmentation, VGGishConfig, VGGishModel
 from stepping_stones_hf.cli import make_parser
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.vggish.convert_vggish_original import ORIGINAL_KEYS
+from stepping_stones_hf.training.arguments import read_recipe
+from stepping_stones_hf.training.initialization import make_config
 
 from .snippets import DOCS, README, REPOSITORY, read_commands, read_snippets, run_snippets
 from .videos import make_video
@@ -65,6 +67,7 @@ PUBLIC_MODULES = (
     "metrics",
     "models.aavs",
     "models.avsegformer",
+    "models.cavp",
     "models.ease",
     "models.tpavi",
     "models.vggish",
@@ -229,6 +232,56 @@ def test_the_models_that_there_are_have_pages_in_the_list_of_public_modules():
     folders = [path.parent.name for path in Path(stepping_stones_hf.__file__).parent.glob("models/*/__init__.py")]
     assert {f"models.{name}" for name in folders} <= set(PUBLIC_MODULES)
     assert {f"model_doc/{name}" for name in folders} <= {name_of(page) for page in PAGES}
+
+
+def read_table(page: Path, heading: str) -> list[dict[str, str]]:
+    """The rows of the first table below a heading, by the titles of their columns."""
+    text = read_prose(page).split(f"# {heading}\n")[1]
+    lines = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)[0].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+MODELS_PAGE = DOCS / "models.md"
+
+
+def test_the_page_of_models_has_a_row_for_each():
+    rows = {row["`model_type`"].strip("`"): row["model"] for row in read_table(MODELS_PAGE, "Models")}
+    folders = {path.parent.name for path in Path(stepping_stones_hf.__file__).parent.glob("models/*/__init__.py")}
+    assert set(rows) == folders - {"vggish"}  # which is a part of models
+    assert all(f"](model_doc/{name}.md)" in link for name, link in rows.items())
+    names = [re.match(r"\[(.+)\]", link)[1] for link in rows.values()]
+    assert names == [row["model"] for row in read_table(MODELS_PAGE, "Which preset")]
+    assert list(rows) == [row["`--model`"].strip("`") for row in read_table(MODELS_PAGE, "Released checkpoints")]
+    published = [
+        row for by in ("AVSBench's", "CAVP's", "EASE's") for row in read_table(MODELS_PAGE, f"By {by} protocol")
+    ]
+    assert {row["model"].split(",")[0] for row in published} == set(names)
+
+
+def test_the_page_of_models_names_presets_that_are_there_and_all_of_them():
+    named = {name for row in read_table(MODELS_PAGE, "Which preset") for name in re.findall(r"[\w-]+\.yaml", str(row))}
+    assert named == {path.name for path in (REPOSITORY / "examples" / "configs").iterdir()} - {"ablations.yaml"}
+
+
+RESNET_50 = {"model_type": "resnet", "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+
+
+@pytest.mark.parametrize(
+    "row", read_table(MODELS_PAGE, "Size"), ids=lambda row: f"{row['preset'].strip('`')}-{row['backbone']}"
+)
+def test_the_page_of_models_has_the_sizes_of_those_that_the_presets_make(row):
+    recipe = read_recipe(REPOSITORY / "examples" / "configs" / row["preset"].strip("`"))
+    for stage in (1, 2):
+        block = recipe["model"] | recipe.get(f"stage_{stage}_model", {})
+        block |= {"backbone_config": RESNET_50} if row["backbone"] == "ResNet-50" else {}
+        with torch.device("meta"):
+            model = AutoModelForAudioVisualSegmentation.from_config(make_config(block, stage == 1, stage == 2))
+        kinds = {"Swin-B": "swin", "PVT-v2-b5": "pvt_v2", "ViT-B/16": "dinov3_vit", "ViT-L/16": "dinov3_vit"}
+        assert model.config.backbone_config.model_type == kinds.get(row["backbone"], "resnet")
+        vggish = model.base_model.audio_encoder.num_parameters()
+        assert f"{vggish / 1e6:.1f}" in read_prose(MODELS_PAGE)
+        assert row[f"stage {stage}"] == f"{(model.num_parameters() - vggish) / 1e6:.1f}"
 
 
 @each([README, *PAGES])

@@ -50,15 +50,18 @@ def test_import_pulls_in_neither_datasets_nor_evaluate():
 
 
 def test_import_costs_little_beyond_what_registration_needs():
-    # Registration needs transformers, torch and the model classes that ours build on.
+    # Registration needs transformers, torch and the model classes that ours build on, and the table of names that
+    # transformers makes when the first model is loaded or has names registered.
     code = """
 import json, time
-import torch, transformers, scipy.optimize
+import av, torch, transformers, scipy.optimize
 from transformers import AutoProcessor, AutoModelForUniversalSegmentation, AutoImageProcessor, AutoFeatureExtractor
 from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinBackbone
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.audio_utils import mel_filter_bank
 from transformers import SequenceFeatureExtractor
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+get_checkpoint_conversion_mapping("swin")
 start = time.process_time()
 import stepping_stones_hf
 print(json.dumps(time.process_time() - start))

@@ -26,7 +26,7 @@ from PIL import Image
 
 from stepping_stones_hf import AAVSImageProcessor, AAVSImageProcessorPil, VGGishFeatureExtractor
 from stepping_stones_hf.media import read_audio, to_frame
-from stepping_stones_hf.models.vggish.feature_extraction_vggish import resample_any_rate
+from stepping_stones_hf.models.feature_extraction_base import resample_any_rate
 from stepping_stones_hf.pipelines.audio_visual_segmentation import pair_seconds
 from stepping_stones_hf.video import SILENCE, read_info, read_seconds, write_painted
 
@@ -118,7 +118,7 @@ class TestSounds:
     def test_rates_without_a_common_factor_are_resampled_by_the_same_filter(self):
         from torchaudio.functional import resample
 
-        from stepping_stones_hf.models.vggish.feature_extraction_vggish import KAISER_BEST
+        from stepping_stones_hf.models.feature_extraction_base import KAISER_BEST
 
         sound = torch.from_numpy(np.random.default_rng(0).normal(size=8_820) / 4)
         expected = resample(sound, 44_100, 16_000, **KAISER_BEST)

@@ -249,6 +249,16 @@ def test_grid_has_each_picture_in_its_place():
     assert centers == [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (128, 128, 128)]]
 
 
+def test_captions_of_a_grid_are_as_wide_as_their_picture_at_most():
+    long = ", ".join(CLASS_NAMES)
+    alone, beside = [
+        np.asarray(draw_grid(("", ""), [[(Image.new("RGB", (8, 8)), text) for text in texts]], size=80))
+        for texts in ((long, ""), (long, long))
+    ]
+    assert (alone[24 + 80 :, 86:] == 255).all() and (alone[24 + 80 :, :86] < 128).any()
+    np.testing.assert_array_equal(beside[:, :86], alone[:, :86])
+
+
 def test_sound_strip_has_a_loud_band_at_its_time_and_pitch():
     # Of the second of two seconds, the third quarter is loud in the lowest quarter of the bands.
     patches = np.full((2, 96, 64), -4.6)

@@ -18,10 +18,11 @@ from contextlib import suppress
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .metrics.registration import register_metric
-from .models import aavs, avsegformer, ease, tpavi, vggish
+from .models import aavs, avsegformer, cavp, ease, tpavi, vggish
 from .models.aavs import *  # noqa: F403
 from .models.auto import AutoModelForAudioVisualSegmentation
 from .models.avsegformer import *  # noqa: F403
+from .models.cavp import *  # noqa: F403
 from .models.ease import *  # noqa: F403
 from .models.tpavi import *  # noqa: F403
 from .models.vggish import *  # noqa: F403
@@ -47,6 +48,7 @@ __all__ = [
     "decode_label_map",
     *aavs.__all__,
     *avsegformer.__all__,
+    *cavp.__all__,
     *ease.__all__,
     *tpavi.__all__,
     *vggish.__all__,

@@ -32,7 +32,7 @@ __all__ = ["main"]
 DEMO_MODEL = "runs/mini/model"
 
 # Whose released checkpoints can be converted, by the names of their folders in models/.
-CONVERTIBLE_MODELS = ("aavs", "avsegformer", "ease", "tpavi")
+CONVERTIBLE_MODELS = ("aavs", "avsegformer", "cavp", "ease", "tpavi")
 
 
 def convert(args: argparse.Namespace) -> int:

@@ -241,6 +241,14 @@ def blend(frame: np.ndarray, layer: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
+def _shorten(text: str, font: ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
+
+
 def draw_grid(
     titles: Sequence[str], rows: Sequence[Sequence[tuple[Image.Image, str]]], size: int = 160
 ) -> Image.Image:
@@ -252,7 +260,7 @@ def draw_grid(
         titles (`Sequence[str]`):
             Titles of the columns.
         rows (`Sequence[Sequence[tuple[PIL.Image.Image, str]]]`):
-            For each row and column a picture and what is written below it.
+            For each row and column a picture and what is written below it, cut off where it is wider.
         size (`int`, *optional*, defaults to 160):
             Width and height of a picture, in pixels.
 
@@ -269,6 +277,7 @@ def draw_grid(
             picture, text = tiles[column]
             y = top + row * (size + caption)
             grid.paste(picture.convert("RGB").resize((size, size)), (x, y))
+            text = _shorten(text, font, size)
             draw.text((x + size // 2, y + size + caption // 2 - 1), text, "black", font, anchor="mm")
     return grid
 

@@ -13,8 +13,8 @@
 # limitations under the License.
 """
 Run by a test, on one process or by `accelerate launch` on several: the training script with fixed points in the loss,
-without the noise of EASE, and with plain gradient descent, so that steps differ by rounding alone (AdamW divides small
-gradients by themselves).
+without the noise of EASE, with running statistics in batch norms (a process has those of its own part of a batch) and
+with plain gradient descent, so that steps differ by rounding alone (AdamW divides small gradients by themselves).
 """
 
 import sys
@@ -43,6 +43,19 @@ def fixed_rand(*size, **options) -> torch.Tensor:
     return torch.empty(row).uniform_(generator=torch.Generator().manual_seed(row[0])).expand(rows, *row).clone()
 
 
+def fixed_permutation(size: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """The same for every batch of a size, whichever process has it; with a generator what that gives."""
+    return original_randperm(size, generator=generator or torch.Generator().manual_seed(size))
+
+
+original_randperm = torch.randperm
+
+
+def normalize_by_running_statistics(module, hidden_states: torch.Tensor) -> torch.Tensor:
+    values = (module.running_mean, module.running_var, module.weight, module.bias)
+    return torch.nn.functional.batch_norm(hidden_states, *values, training=False, eps=module.eps)
+
+
 def descend(parameters, lr: float, **options) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=lr)
 
@@ -51,7 +64,10 @@ def make_hopeful_model(*args, **kwargs) -> tuple:
     """A model of stage 2 that sees background: at random it would see classes that there are not, and score zero."""
     model, processor = original_make_model(*args, **kwargs)
     if model.config.num_labels > 2:
-        model.class_predictor.bias.data[0] += 4
+        if hasattr(model, "class_predictor"):
+            model.class_predictor.bias.data[0] += 4
+        elif hasattr(model.head, "conv3"):  # the features that enter are rectified
+            model.head.conv3.weight.data[0] += 1
     return model, processor
 
 
@@ -79,8 +95,10 @@ def record_steps(output: Path):
 def main(output: Path, arguments: list[str], setattr) -> None:
     """Runs the script with `arguments`; `setattr` replaces what is random."""
     setattr(torch, "rand", fixed_rand)
+    setattr(torch, "randperm", fixed_permutation)
     setattr(modeling_ease, "draw_gumbel_noise", torch.zeros_like)
     setattr(modeling_dinov3_vit, "augment_patches_center_coordinates", lambda coordinates, **options: coordinates)
+    setattr(torch.nn.modules.batchnorm._BatchNorm, "forward", normalize_by_running_statistics)
     setattr(torch.optim, "AdamW", descend)
     setattr(script, "make_model", make_hopeful_model)
     setattr(script, "compute_gradients", record_steps(output))

@@ -16,6 +16,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from itertools import product
 from pathlib import Path
@@ -23,11 +24,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
+
+from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.training.clips import load_clips
+from stepping_stones_hf.visualization import describe
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import ablations as script  # noqa: E402
+import evaluate_stepping_stones  # noqa: E402
+import train_stepping_stones  # noqa: E402
 from train_stepping_stones import get_arguments, parse_arguments  # noqa: E402
 
 
@@ -290,3 +298,83 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told_at_the_end(queue,
     queue()
     assert sorted(read_calls(tmp_path)) == ["full/longer"] * 2 + ["full/qualities"] * 2
     assert (tmp_path / "out" / "table.md").exists()
+
+
+# Table 2 -------------------------------------------------------------------------------------------------------------
+
+
+def make_rows_of_system(scores: dict[str, list[float]]) -> list[dict]:
+    """Rows of three seeds by column of Table 2, all F a half."""
+    return [
+        {"seed": seed, "run": run, "prompt": prompt, "miou_seen": scores[title][seed - 1], "fscore": 0.5}
+        for seed in (1, 2, 3)
+        for title, (run, prompt) in script.TABLE_2.items()
+    ]
+
+
+def test_table_2_has_a_row_for_each_system_and_gains_paired_by_seed():
+    scores = {"origin": [0.4, 0.5, 0.5], "low": [0.3, 0.3, 0.3], "high": [0.5, 0.6, 0.6], "oracle": [0.8, 0.9, 1.0]}
+    scores["its own localizer"] = [0.4, 0.5, 0.5]
+    others = dict.fromkeys(script.TABLE_2, [0.25] * 3)
+    table = script.make_table_2({"TPAVI": make_rows_of_system(scores), "AAVS": make_rows_of_system(others)}, [1, 2, 3])
+    upper, lower = [read_table(part) for part in table.split("\n\n")]
+    f = "0.500 ± 0.000"
+    # 4.30265 * 0.1 / 3 and 4.30265 * 0.1 / sqrt(3)
+    assert upper["TPAVI"] == [
+        f"{mean} / {f}"
+        for mean in ("0.467 ± 0.143", "0.300 ± 0.000", "0.567 ± 0.143", "0.900 ± 0.248", "0.467 ± 0.143")
+    ]
+    assert upper["AAVS"] == [f"0.250 ± 0.000 / {f}"] * 5
+    assert lower["TPAVI"] == ["-0.167 ± 0.143", "0.100 ± 0.000", "0.433 ± 0.143", "0.000 ± 0.000"]
+    assert lower["AAVS"] == ["0.000 ± 0.000"] * 4
+
+
+@pytest.fixture
+def tiny_systems(tmp_path, monkeypatch):
+    """Table 2 of models that train a step a stage, run after run in this process: signals are for its main thread."""
+    shutil.copytree(script.EXAMPLES / "configs", tmp_path / "configs")
+    steps = {"stage_1_max_steps": 1, "stage_2_max_steps": 1, "per_device_train_batch_size": 2}
+    recipes = {}
+    for system, name in script.SYSTEMS.items():
+        recipes[system] = tmp_path / "configs" / f"one_step_{name}"
+        recipes[system].write_text(yaml.safe_dump({"base": name, "dataloader_num_workers": 0, **steps}))
+    monkeypatch.setattr(script, "SYSTEMS", recipes)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    scripts = {f"{module.__name__}.py": module for module in (train_stepping_stones, evaluate_stepping_stones)}
+    monkeypatch.setattr(script, "call", lambda name, arguments, log: scripts[name].main(arguments))
+
+    def run_all(experiment) -> None:
+        for item in product(experiment.seeds, experiment.all_runs):
+            script.run(experiment, *item)
+
+    monkeypatch.setattr(script, "run_all", run_all)
+
+
+@pytest.mark.usefixtures("tiny_systems")
+def test_table_2_ends_with_a_figure_of_frame_truth_before_and_after_for_each_system(tmp_path, monkeypatch):
+    # As many masks as it takes to give them a mean IoU of 77.1 %.
+    clips = {"v1s": (3, 1, 4), "v1m": (2, 1, 4), "v2": (1, 0, 2)}
+    data_dir = make_mini_avsbench(tmp_path / "mini", image_size=64, clips=clips)
+    drawn, draw_grid = [], script.draw_grid
+    monkeypatch.setattr(script, "draw_grid", lambda *grid: drawn.append(grid) or draw_grid(*grid))
+    arguments = ["table2", "--data_dir", data_dir, "--output_dir", tmp_path / "out", "--seeds", "2"]
+    script.main(list(map(str, arguments)))
+    ((titles, rows),) = drawn
+    stages = ("one stage", "two stages")
+    assert titles == ("frame", "truth", *(f"{system}, {stage}" for system, stage in product(script.SYSTEMS, stages)))
+    assert 3 <= len(rows) <= 6  # up to two frames of a clip of each subset
+    assert {len(row) for row in rows} == {len(titles)}
+    sounding = {
+        frame.tobytes(): describe(np.asarray(mask))
+        for clip in load_clips(data_dir, "avss", "test")
+        for frame, mask in zip(clip["frames"], clip["masks"])
+    }
+    assert all(sounding[frame.tobytes()] == truth for (frame, _), (_, truth), *_ in rows)
+    assert Image.open(tmp_path / "out" / "figure.png").size == draw_grid(titles, rows).size
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *map(str.lower, script.SYSTEMS),
+        *("figure.png", "results.csv", "table.md"),
+    }
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        found = {(row["system"], row["run"], row["prompt"]) for row in csv.DictReader(file)}
+    assert found > {(system, *column) for system in script.SYSTEMS for column in script.TABLE_2.values()}

@@ -22,7 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +42,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from transformers import PreTrainedModel
 
 from stepping_stones_hf import AAVSForAudioVisualSegmentation, AAVSProcessor
 from stepping_stones_hf.cli import main as command_line
@@ -103,6 +104,19 @@ def ease(common) -> dict:
         "image_processor": json.dumps(dict.fromkeys(("size", "label_size"), {"height": 64, "width": 64})),
         "augmentation": json.dumps({"flip": 0.5, "scale": [0.5, 2.0]}),
     }
+
+
+@pytest.fixture(scope="module")
+def per_pixel(common) -> dict[str, dict]:
+    """Arguments of all runs with models that label pixels, with batch norms and all that their losses have."""
+    resnet = yaml.safe_load((EXAMPLES / "configs" / "mini_tpavi.yaml").read_text())["model"]["backbone_config"]
+    arguments = {name: value for name, value in common.items() if name != "config_overrides"}
+    arguments["image_processor"] = json.dumps(dict.fromkeys(("size", "label_size"), {"height": 64, "width": 64}))
+    models = {}
+    for name, fields in (("avsegformer", {"num_queries": 4}), ("tpavi", {"avm_loss": "kl"})):
+        recipe = yaml.safe_load((EXAMPLES / "configs" / f"mini_{name}.yaml").read_text())
+        models[name] = json.dumps(recipe["model"] | fields | {"backbone_config": resnet})
+    return {name: {**arguments, "model": model} for name, model in models.items()}
 
 
 def to_argv(arguments: dict) -> list[str]:
@@ -283,19 +297,20 @@ TWO_PHASES = {
 STEPS = 3  # in an epoch of six clips
 
 
-def score_adapters(model) -> float:
-    """A score that is sure to rise at the switch, when the backbone's adapters begin to do something."""
-    return sum(
-        parameter.abs().sum().item()
-        for name, parameter in model.named_parameters()
-        if re.search(BACKBONE_ADAPTERS, name)
-    )
+def score_progress(model) -> float:
+    """
+    A score that is sure to rise: with AAVS at the switch, when the backbone's adapters begin to do something, with
+    others that have batch norms at each step.
+    """
+    adapters = [value for name, value in model.named_parameters() if re.search(BACKBONE_ADAPTERS, name)]
+    batches = [value for name, value in model.named_buffers() if name.endswith("num_batches_tracked")]
+    return sum(value.abs().sum().item() for value in adapters + batches)
 
 
 def arrange(setattr) -> None:
     """Scores that are sure to rise, and models whose figures are not zero."""
     train = script.train
-    setattr(script, "train", lambda *args: train(*args[:-2], score_adapters, args[-1]))
+    setattr(script, "train", lambda *args: train(*args[:-2], score_progress, args[-1]))
     setattr(script, "make_model", fixed_points.make_hopeful_model)
 
 
@@ -310,6 +325,30 @@ def whole(common, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         arrange(patch.setattr)
         return run(tmp_path_factory.mktemp("whole") / "out", common, TWO_PHASES)
+
+
+@dataclass
+class System:
+    """A model with the arguments of its runs, and a run of it that nothing interrupts."""
+
+    arguments: dict
+    whole: Path
+
+
+PER_PIXEL = [pytest.param(name, marks=pytest.mark.slow) for name in ("avsegformer", "tpavi")]
+
+
+@pytest.fixture(scope="module", params=["aavs", *PER_PIXEL])
+def system(request, common, per_pixel, tmp_path_factory) -> System:
+    if request.param == "aavs":
+        return System({**common, **TWO_PHASES}, request.getfixturevalue("whole"))
+    # TPAVI has one phase: its second epoch takes the place of the other one.
+    left_out = "_parameters" if request.param == "avsegformer" else ("_parameters", "_phase_2_epoch")
+    recipe = {name: value for name, value in TWO_PHASES.items() if not name.endswith(left_out)}
+    arguments = {**per_pixel[request.param], **recipe}
+    with pytest.MonkeyPatch.context() as patch:
+        arrange(patch.setattr)
+        return System(arguments, run(tmp_path_factory.mktemp(request.param) / "out", arguments))
 
 
 def test_the_repository_has_both_stages_and_their_processors(whole):
@@ -435,13 +474,13 @@ def at(owner, name: str, call: int = 1, after: bool = False, when=lambda *_: Tru
     return owner, name, call, after, when
 
 
-def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tmp_path, monkeypatch, arranged):
+def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(system, tmp_path, monkeypatch, arranged):
     points = [
         at(script, "compute_gradients", call=2),  # before there is a checkpoint
         at(Accelerator, "save_state", after=True),  # half a checkpoint
         at(Path, "rename", when=lambda path, _: path.name.startswith(".epoch_")),  # all but its name
         at(Path, "rename", after=True, when=lambda path, _: path.name.startswith(".epoch_")),
-        at(AAVSForAudioVisualSegmentation, "save_pretrained", after=True),  # half a best model
+        at(PreTrainedModel, "save_pretrained", after=True),  # half a best model
         at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),  # a best model too many
         at(shutil, "rmtree", when=lambda path, *_: path.name.startswith("epoch_")),  # a checkpoint too many
         at(script, "compute_gradients", call=2),  # in the second phase
@@ -457,8 +496,8 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(whole, common, tm
         at(script, "draw_examples"),
     ]
     for point in points:
-        run_until(monkeypatch, *point, tmp_path / "out", common, TWO_PHASES)
-    assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
+        run_until(monkeypatch, *point, tmp_path / "out", system.arguments)
+    assert_same_run(run(tmp_path / "out", system.arguments, {"resume_from_checkpoint": "latest"}), system.whole)
     assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"validation", "test"}
 
 
@@ -475,21 +514,19 @@ def test_trackers_count_the_steps_of_stage_2_on_from_those_of_stage_1(common, tm
 
 
 def test_with_a_checkpoint_an_epoch_phase_2_begins_again_from_the_best_of_the_first(
-    whole, common, tmp_path, monkeypatch, arranged
+    system, tmp_path, monkeypatch, arranged
 ):
     # The second phase's best model is written, its checkpoint is not: what is newest is not what it began from.
-    epochs = {**TWO_PHASES, "checkpointing_steps": "epoch"}
+    epochs = {**system.arguments, "checkpointing_steps": "epoch"}
     for stage in (1, 2):
         best = Path(f"stage_{stage}", "best_1")
         point = at(script, "save_model", after=True, when=lambda *args, best=best: args[3].match(str(best)))
-        run_until(monkeypatch, *point, tmp_path / "out", common, epochs)
+        run_until(monkeypatch, *point, tmp_path / "out", epochs)
         assert {path.name for path in (tmp_path / "out" / f"stage_{stage}").glob("best_*")} == {"best_0", "best_1"}
-    assert_same_run(run(tmp_path / "out", common, epochs, {"resume_from_checkpoint": "latest"}), whole)
+    assert_same_run(run(tmp_path / "out", epochs, {"resume_from_checkpoint": "latest"}), system.whole)
 
 
-def test_signals_save_after_the_step_and_leave_with_their_exit_code(
-    whole, common, tmp_path, monkeypatch, arranged, capsys
-):
+def test_signals_save_after_the_step_and_leave_with_their_exit_code(system, tmp_path, monkeypatch, arranged, capsys):
     compute_gradients = script.compute_gradients
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     for stage, number in ((1, signal.SIGTERM), (2, signal.SIGINT)):
@@ -501,12 +538,12 @@ def test_signals_save_after_the_step_and_leave_with_their_exit_code(
 
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
             patch.setattr(script, "compute_gradients", interrupted)
-            run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"})
+            run(tmp_path / "out", system.arguments, {"resume_from_checkpoint": "latest"})
         assert stopped.value.code == 128 + number
         assert f"Stopped and saved after step 1 of stage {stage}." in capsys.readouterr().err
         assert find_checkpoint(tmp_path / "out" / f"stage_{stage}")[0].total_steps == 1
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
+    assert_same_run(run(tmp_path / "out", system.arguments, {"resume_from_checkpoint": "latest"}), system.whole)
 
 
 def test_a_signal_during_the_last_evaluation_stops_the_run_before_the_next_stage(common, tmp_path, monkeypatch):
@@ -550,9 +587,9 @@ def test_killed_a_run_of_ease_goes_on_with_its_rates_masks_and_augmentation(ease
     ids=["stage_1", "stage_2", "checkpoint", "masks"],
 )
 def test_a_process_that_is_killed_goes_on_in_another_one(
-    whole, common, tmp_path, arranged, function: str, call: int, left: dict
+    system, tmp_path, arranged, function: str, call: int, left: dict
 ):
-    argv = to_argv({"output_dir": tmp_path / "out", **common, **TWO_PHASES})
+    argv = to_argv({"output_dir": tmp_path / "out", **system.arguments})
     killed = subprocess.run(
         [sys.executable, "-m", "tests.examples.killed", function, str(call), *argv],
         cwd=Path(__file__).parents[2],
@@ -563,14 +600,15 @@ def test_a_process_that_is_killed_goes_on_in_another_one(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     for folder, names in left.items():
         assert sorted(path.name for path in (tmp_path / "out" / folder).iterdir()) == names
-    assert_same_run(run(tmp_path / "out", common, TWO_PHASES, {"resume_from_checkpoint": "latest"}), whole)
+    assert_same_run(run(tmp_path / "out", system.arguments, {"resume_from_checkpoint": "latest"}), system.whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["data_dir", "shared_dir"])
-def test_both_stages_of_ease_learn_on_drawn_and_on_real_clips(data, request, tmp_path):
+@pytest.mark.parametrize("name", ["avsegformer", "cavp", "ease", "tpavi"])
+def test_both_stages_learn_on_drawn_and_on_real_clips(name, data, request, tmp_path):
     folder = request.getfixturevalue(data)
-    recipe = {"config": EXAMPLES / "configs" / "mini_ease.yaml", "dataloader_num_workers": 0}
+    recipe = {"config": EXAMPLES / "configs" / f"mini_{name}.yaml", "dataloader_num_workers": 0}
     recipe |= {"data_dir": folder / "real_clips" if data == "shared_dir" else folder, "num_warmup_steps": 5}
     run(tmp_path, recipe, {"stage_1_max_steps": 20, "stage_2_max_steps": 20})
     for stage in (1, 2):
@@ -595,9 +633,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("model_type", ["aavs", pytest.param("ease", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model_type", ["aavs", pytest.param("ease", marks=pytest.mark.slow), *PER_PIXEL])
 def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_batch(
-    common, ease, tmp_path, model_type
+    common, ease, per_pixel, tmp_path, model_type
 ):
     def arguments(name: str, batch_size: int, passes: int) -> list[str]:
         steps = {"stage_1_max_steps": 2, "stage_2_max_steps": 2, "lr_scheduler_type": "constant"}
@@ -605,6 +643,8 @@ def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_ba
         sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": passes}
         if model_type == "aavs":
             return to_argv({**common, **steps, **sizes})
+        if model_type in per_pixel:
+            return to_argv({**per_pixel[model_type], **steps, **sizes})
         model = json.loads(ease["model"])
         # All blocks are joint: the rates of others depend on the number of batches.
         model["backbone_config"]["num_hidden_layers"] = model["num_joint_blocks"]

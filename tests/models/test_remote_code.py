@@ -98,6 +98,7 @@ def test_repositories_of_all_models_load_without_the_library(tmp_path):
         "second": ("tpavi", "aavs"),
         "third": ("aavs", "aavs"),
         "fourth": ("ease", "ease"),
+        "fifth": ("cavp", "cavp"),
     }
     for name, (model_type, localizer_type) in repositories.items():
         save_model(model_type, "mask-prompted", tmp_path / name)

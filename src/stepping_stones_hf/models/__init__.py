@@ -19,6 +19,7 @@ from transformers.utils.auto_docstring import HARDCODED_CONFIG_FOR_MODELS
 HARDCODED_CONFIG_FOR_MODELS |= {
     "aavs": "AAVSConfig",
     "avsegformer": "AVSegFormerConfig",
+    "cavp": "CAVPConfig",
     "ease": "EASEConfig",
     "tpavi": "TPAVIConfig",
     "vggish": "VGGishConfig",

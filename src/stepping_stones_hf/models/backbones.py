@@ -13,14 +13,17 @@
 # limitations under the License.
 """
 PVT-v2 and ResNet backbones as the released audio-visual segmentation programs have them (TPAVI, AVSegFormer and what
-was built on these): built from transformers' own classes, with the programs' layer norms, and filled from their names.
+was built on these; CAVP's dilated ResNet): built from transformers' own classes, with the programs' layer norms, stems
+and dilations, and filled from their names.
 """
 
 import re
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel, PvtV2Config, ResNetConfig
+from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
 from .vggish.convert_vggish_original import load_checkpoint
 
@@ -44,6 +47,15 @@ PVT_V2_B5 = {
 # Heads are the one size of PVT-v2 that its tensors do not tell; b0 to b5 all have these.
 PVT_NUM_ATTENTION_HEADS = [1, 2, 5, 8]
 
+# Modules of a deep stem, a `nn.Sequential` of convolutions, batch norms and activations, by their places in it.
+DEEP_STEM_MODULES = {
+    "0": "embedder.layers.0.convolution.",
+    "1": "embedder.layers.0.normalization.",
+    "3": "embedder.layers.1.convolution.",
+    "4": "embedder.layers.1.normalization.",
+    "6": "embedder.embedder.convolution.",
+}
+
 # (pattern, replacement) for the names of the official PVT-v2 and of torchvision's ResNet. The released programs call
 # the third and fourth stage of ResNet `layer3_1` and `layer4_1`.
 PVT_RENAMES = [
@@ -59,6 +71,7 @@ PVT_RENAMES = [
     (r"\.mlp\.fc([12])\.", r".mlp.dense\1."),
 ]
 RESNET_RENAMES = [
+    (r"^conv1\.([01346])\.", lambda match: DEEP_STEM_MODULES[match[1]]),
     (r"^conv1\.", "embedder.embedder.convolution."),
     (r"^bn1\.", "embedder.embedder.normalization."),
     (r"^layer(\d)(?:_1)?\.(\d+)\.", lambda match: f"encoder.stages.{int(match[1]) - 1}.layers.{match[2]}."),
@@ -109,6 +122,49 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     # CODEPATH: PVT-v2 backbones; ResNet has no layer norms
     if config.model_type == "pvt_v2":
         restore_pvt_norms(backbone)
+    return backbone
+
+
+class ResNetDeepStem(nn.Module):
+    """Three convolutions of 3x3 in place of ResNet's one of 7x7, which the last of them takes the place of."""
+
+    def __init__(self, config: ResNetConfig):
+        super().__init__()
+        width = config.embedding_size // 2
+        self.layers = nn.ModuleList(
+            [
+                ResNetConvLayer(config.num_channels, width, stride=2, activation=config.hidden_act),
+                ResNetConvLayer(width, width, activation=config.hidden_act),
+            ]
+        )
+        self.embedder = ResNetConvLayer(width, config.embedding_size, activation=config.hidden_act)
+        self.pooler = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        # (frames, num_channels, height, width) -> (frames, embedding_size, height / 4, width / 4)
+        for layer in self.layers:
+            pixel_values = layer(pixel_values)
+        return self.pooler(self.embedder(pixel_values))
+
+
+def build_dilated_resnet(config: ResNetConfig) -> PreTrainedModel:
+    """
+    Builds a ResNet for dense prediction with random weights: with a deep stem, and with a last stage that keeps its
+    input's size and whose blocks are dilated by 2, 4, 8, ... instead. transformers has neither. The feature maps have
+    strides 4, 8, 16 and 16.
+
+    Args:
+        config (`ResNetConfig`):
+            With bottleneck layers, and `out_features` for the feature maps that are wanted.
+    """
+    backbone = AutoBackbone.from_config(config)
+    backbone.embedder = ResNetDeepStem(config)
+    blocks = backbone.encoder.stages[-1].layers
+    blocks[0].shortcut.convolution.stride = (1, 1)
+    for index, block in enumerate(blocks):
+        convolution, dilation = block.layer[1].convolution, 2 ** (index + 1)
+        convolution.stride = (1, 1)
+        convolution.dilation = convolution.padding = (dilation, dilation)
     return backbone
 
 
@@ -310,6 +366,7 @@ def make_list(value):
 __all__ = [
     "PVT_V2_B5",
     "build_backbone",
+    "build_dilated_resnet",
     "check_backbone_config",
     "convert_backbone_parameter",
     "convert_backbone_state_dict",

@@ -75,6 +75,11 @@ def convert_state_dict(
     return converted
 
 
+def select_parameters(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The parameters whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
 def load_converted(
     model: PreTrainedModel,
     original: dict[str, torch.Tensor],
@@ -171,4 +176,5 @@ __all__ = [
     "name_labels",
     "read_json",
     "save_converted",
+    "select_parameters",
 ]

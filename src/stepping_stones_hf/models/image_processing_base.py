@@ -161,7 +161,7 @@ def prepare_prompt_mask(prompt_mask: ImageInput, name: str, size: tuple[int, int
     return resize_bilinear(torch.from_numpy(mask.astype(np.float32))[None], size)[0]
 
 
-def _flatten(maps: ImageInput, name: str, num_frames: int | None = None) -> list:
+def flatten_maps(maps: ImageInput, name: str, num_frames: int | None = None) -> list:
     """One flat list of the maps of all frames."""
     maps = make_flat_list_of_images(maps, expected_ndims=2)
     if num_frames is not None and len(maps) != num_frames:
@@ -169,7 +169,7 @@ def _flatten(maps: ImageInput, name: str, num_frames: int | None = None) -> list
     return maps
 
 
-def _read_segmentation_map(segmentation_map: ImageInput, name: str, localization: bool) -> np.ndarray:
+def read_segmentation_map(segmentation_map: ImageInput, name: str, localization: bool) -> np.ndarray:
     """A uint8 array of class indices `(height, width)`, or, with `localization`, also of colors."""
     array = to_numpy_array(segmentation_map)
     if localization and array.ndim == 3 and array.shape[-1] == 3 and array.dtype == np.uint8:
@@ -272,9 +272,11 @@ class AudioVisualImageProcessorMixin:
 
         if segmentation_maps is not None:
             label_maps = []
-            for index, segmentation_map in enumerate(_flatten(segmentation_maps, "segmentation_maps", len(images))):
+            for index, segmentation_map in enumerate(
+                flatten_maps(segmentation_maps, "segmentation_maps", len(images))
+            ):
                 name = f"segmentation_maps[{index}]"
-                segmentation_map = _read_segmentation_map(segmentation_map, name, localization)
+                segmentation_map = read_segmentation_map(segmentation_map, name, localization)
                 if segmentation_map.shape[:2] != images[index].shape[-2:]:
                     raise ValueError(
                         f"{name} should have its frame's size {tuple(images[index].shape[-2:])}, got"
@@ -287,7 +289,7 @@ class AudioVisualImageProcessorMixin:
         if prompt_masks is not None:
             prompt_masks = [
                 prepare_prompt_mask(prompt_mask, f"prompt_masks[{index}]", label_size)
-                for index, prompt_mask in enumerate(_flatten(prompt_masks, "prompt_masks", len(images)))
+                for index, prompt_mask in enumerate(flatten_maps(prompt_masks, "prompt_masks", len(images)))
             ]
             data["prompt_masks"] = torch.stack(prompt_masks).to(device)
 
@@ -354,8 +356,8 @@ class AudioVisualImageProcessorMixin:
         """
         label_size = (self.label_size.height, self.label_size.width)
         label_maps = []
-        for index, segmentation_map in enumerate(_flatten(segmentation_maps, "segmentation_maps")):
-            array = _read_segmentation_map(segmentation_map, f"segmentation_maps[{index}]", self.localization)
+        for index, segmentation_map in enumerate(flatten_maps(segmentation_maps, "segmentation_maps")):
+            array = read_segmentation_map(segmentation_map, f"segmentation_maps[{index}]", self.localization)
             label_maps.append(self.prepare_label_map(array, label_size, self.localization, self.ignore_index))
         return torch.from_numpy(np.stack(label_maps)).long()
 
@@ -462,4 +464,7 @@ __all__ = [
     "AudioVisualImageProcessorMixin",
     "AudioVisualImageProcessorPil",
     "PixelImageProcessorMixin",
+    "flatten_maps",
+    "read_segmentation_map",
+    "resize_nearest",
 ]

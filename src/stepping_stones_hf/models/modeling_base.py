@@ -245,6 +245,16 @@ class AudioVisualSegmentationMixin:
         """
         raise NotImplementedError
 
+    def load_audio_encoder_weights(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """
+        Starts the audio encoder from pretrained weights: all of it, unless the model's own page says otherwise.
+
+        Args:
+            state_dict (`dict[str, torch.Tensor]`):
+                Of a [`VGGishModel`], as [`load_vggish`] makes one of torchvggish's checkpoint.
+        """
+        self.base_model.audio_encoder.load_state_dict(state_dict)
+
     def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
         """
         Starts the model from pretrained weights of what it is built on, as its authors did; which, says the model's

@@ -121,7 +121,7 @@ def load_pretrained_parts(
         if vggish_checkpoint is None and model.config.audio_config is not None and model.config.freeze_audio_encoder:
             raise ValueError("VGGish is frozen: give its weights, --vggish_checkpoint.")
     if vggish_checkpoint is not None:
-        model.base_model.audio_encoder.load_state_dict(load_vggish(vggish_checkpoint).state_dict())
+        model.load_audio_encoder_weights(load_vggish(vggish_checkpoint).state_dict())
 
 
 def load_model(

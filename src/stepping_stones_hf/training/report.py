@@ -22,6 +22,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -293,11 +294,22 @@ def write_repository(
     complete_folder(folder)
 
 
+@dataclass
+class Example:
+    """An annotated frame of a clip and what is found in it, by the model of a run."""
+
+    frame: Image.Image
+    truth: np.ndarray  # (label height, label width), as the two others
+    mask: np.ndarray  # of stage 1, bool
+    prediction: np.ndarray  # of stage 2 or one stage
+
+
 @torch.no_grad()
-def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store: str | os.PathLike) -> Image.Image:
+def predict_examples(
+    repository: str | os.PathLike, clips: datasets.Dataset, store: str | os.PathLike
+) -> list[list[Example]]:
     """
-    Draws frames with their truth, the masks of stage 1 and the predictions of stage 2 or one stage: of the first clip
-    of each subset the frame where most classes sound and, if there is one, a frame where others do.
+    All annotated frames of the first clip of each subset, clip by clip.
 
     Args:
         repository (`str` or `PathLike`):
@@ -311,23 +323,38 @@ def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store:
     processor = AutoProcessor.from_pretrained(repository, backend="pil")
     collator = AVSCollator(processor, prompt="stage1" if model.config.use_mask_prompt else None, evaluation=True)
     first_of_subset = {subset: index for index, subset in reversed(list(enumerate(clips["subset"])))}
-    rows = []
+    found = []
     for clip in WithMasks(collator.prepare(clips.select(sorted(first_of_subset.values()))), store):
         inputs = collator([clip])
-        frames, truths = inputs.pop("frames"), inputs.pop("label_maps").numpy()
+        names, truths = inputs.pop("frames"), inputs.pop("label_maps").numpy()
         predictions = segment(model, processor, inputs).numpy()
-        classes = [frozenset(truth.ravel().tolist()) for truth in truths]
-        first = max(range(len(classes)), key=lambda index: len(classes[index]))
-        second = next((index for index in range(len(classes)) if classes[index] != classes[first]), None)
-        for index in (first,) if second is None else (first, second):
-            frame = as_image(clip["frames"][index])
-            mask = np.asarray(Image.open(mask_path(store, *frames[index]))) > 127
+        masks = [np.asarray(Image.open(mask_path(store, *name))) > 127 for name in names]
+        frames = [as_image(clip["frames"][index]) for _, _, index in names]
+        found.append([Example(*values) for values in zip(frames, truths, masks, predictions, strict=True)])
+    return found
+
+
+def choose_frames(examples: Sequence[Example]) -> list[int]:
+    """Of a clip the frame where most classes sound and, if there is one, a frame where others do."""
+    classes = [frozenset(example.truth.ravel().tolist()) for example in examples]
+    first = max(range(len(classes)), key=lambda index: len(classes[index]))
+    return [first, *[index for index in range(len(classes)) if classes[index] != classes[first]][:1]]
+
+
+def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store: str | os.PathLike) -> Image.Image:
+    """
+    Draws frames of the first clip of each subset with their truth, the masks of stage 1 and the predictions of stage 2
+    or one stage. For the arguments see [`predict_examples`].
+    """
+    rows = []
+    for examples in predict_examples(repository, clips, store):
+        for example in (examples[index] for index in choose_frames(examples)):
             rows.append(
                 [
-                    (frame, ""),
-                    (overlay(frame, truths[index]), describe(truths[index])),
-                    (overlay(frame, mask, BINARY_PALETTE), ""),
-                    (overlay(frame, predictions[index]), describe(predictions[index])),
+                    (example.frame, ""),
+                    (overlay(example.frame, example.truth), describe(example.truth)),
+                    (overlay(example.frame, example.mask, BINARY_PALETTE), ""),
+                    (overlay(example.frame, example.prediction), describe(example.prediction)),
                 ]
             )
     return draw_grid(("frame", "truth", "stage 1", "stage 2"), rows)
@@ -335,11 +362,14 @@ def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store:
 
 __all__ = [
     "KINDS",
+    "Example",
+    "choose_frames",
     "draw_examples",
     "make_class_table",
     "make_evaluation_tables",
     "make_model_card",
     "make_table",
+    "predict_examples",
     "summarize_evaluation",
     "summarize_localization",
     "summarize_semantics",

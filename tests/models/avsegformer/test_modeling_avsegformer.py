@@ -158,7 +158,7 @@ def test_a_whole_model_of_one_frame_trains():
     labels[:, :, 32:] = 3
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(8):
+    for _ in range(20):
         loss = model(**inputs, labels=labels).loss
         loss.backward()
         optimizer.step()

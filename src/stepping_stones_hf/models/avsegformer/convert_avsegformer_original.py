@@ -21,7 +21,7 @@ import re
 import torch
 
 from ..backbones import convert_backbone_parameter, count_modules, infer_backbone_config
-from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted
+from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted, select_parameters
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
 from ..vggish.convert_vggish_original import ORIGINAL_KEYS, infer_vggish_config
 from .configuration_avsegformer import AVSegFormerConfig
@@ -112,11 +112,6 @@ def convert_avsegformer_parameter(name: str, tensor: torch.Tensor) -> dict[str, 
     return {name: tensor}
 
 
-def select(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The parameters whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-
-
 def infer_avsegformer_config(
     state_dict: dict[str, torch.Tensor], fields: dict, audio_config: VGGishConfig | None = None
 ) -> AVSegFormerConfig:
@@ -134,7 +129,8 @@ def infer_avsegformer_config(
     absent = sorted(REQUIRED_KEYS - state_dict.keys())
     if absent:
         raise ValueError(f"This is no AVSegFormer checkpoint: it has nothing that becomes {absent[0]}.")
-    backbone, vggish = select(state_dict, "model.backbone."), select(state_dict, AUDIO_ENCODER_PREFIX)
+    backbone = select_parameters(state_dict, "model.backbone.")
+    vggish = select_parameters(state_dict, AUDIO_ENCODER_PREFIX)
     if vggish and audio_config is not None:
         raise ValueError(f"It has VGGish in it (`{VGGISH_PREFIX}*`): leave out the file given as `vggish`.")
     # The released models were trained on torchvggish's embeddings, which are rectified.

@@ -20,7 +20,7 @@ import torch
 from transformers import DINOv3ViTConfig, PreTrainedConfig
 
 from ..backbones import convert_backbone_parameter, count_modules, infer_backbone_config
-from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted
+from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted, select_parameters
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
 from .configuration_ease import EASEConfig
 from .image_processing_pil_ease import EASEImageProcessorPil
@@ -160,8 +160,7 @@ def infer_ease_config(
     absent = sorted(REQUIRED_KEYS - state_dict.keys())
     if absent:
         raise ValueError(f"This is no EASE checkpoint: it has nothing that becomes {absent[0]}.")
-    prefix = "model.backbone."
-    backbone = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+    backbone = select_parameters(state_dict, "model.backbone.")
     fields = dict(fields)
     num_queries = len(state_dict["model.query.weight"])
     # CODEPATH: PVT-v2, whose number of queries tells the size of its frames

@@ -22,7 +22,7 @@ import re
 import torch
 
 from ..backbones import convert_backbone_parameter, infer_backbone_config
-from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted
+from ..conversion import Conversion, convert_checkpoint, name_labels, save_converted, select_parameters
 from ..vggish import VGGishConfig, VGGishFeatureExtractor
 from .configuration_tpavi import TPAVIConfig
 from .image_processing_pil_tpavi import TPAVIImageProcessorPil
@@ -95,8 +95,7 @@ def infer_tpavi_config(
     absent = sorted(REQUIRED_KEYS - state_dict.keys())
     if absent:
         raise ValueError(f"This is no TPAVI checkpoint: it has nothing that becomes {absent[0]}.")
-    prefix = "model.backbone."
-    backbone = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+    backbone = select_parameters(state_dict, "model.backbone.")
     fields = dict(fields)
     # CODEPATH: PVT-v2, which the released programs train with stochastic depth
     drop_path = {"drop_path_rate": 0.1} if "encoder.layers.0.patch_embedding.proj.weight" in backbone else {}

@@ -73,7 +73,10 @@ def convert_vggish_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, 
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """State dict of a `.safetensors` file, or of a file of `torch.save`, from which nothing but tensors is read."""
+    """
+    State dict of a `.safetensors` file, or of a file of `torch.save`, from which nothing but tensors is read; of one
+    that also has what training resumes with the entry `model`.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint at {path}.")
@@ -86,6 +89,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             f"{path} cannot be read as .safetensors or by torch.load(weights_only=True), which admits nothing but "
             f"tensors ({type(error).__name__}). Save the model's state_dict() with torch.save, or as .safetensors."
         ) from error
+    if isinstance(state_dict, dict) and isinstance(state_dict.get("model"), dict):
+        state_dict = state_dict["model"]
     if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ValueError(f"{path} holds no state dict. Save the model's state_dict() with torch.save.")
     return state_dict
