@@ -64,7 +64,7 @@ def compare_colors(colors: np.ndarray) -> np.ndarray:
 
 
 class ReleasedWay(torch.utils.data.Dataset):
-    """Training clips of AVSS, read anew each time."""
+    """Training clips of AVSS, read again each time."""
 
     def __init__(self, data_dir: Path, processor: AAVSProcessor):
         clips = read_metadata(find_metadata(data_dir, "avss"), "avss").clips

@@ -16,7 +16,7 @@ Segments a video of a clip of mini-AVSBench with the model that `make demo` has 
 then
 
     clip.mp4                the frames and the sound of the clip of the test split in which most sounds
-    clip_segmented.mp4      the same, painted
+    clip_segmented.mp4      the same, annotated
     clip_segmented.png      its seconds: what is seen, what is heard, what is found
 """
 

@@ -79,6 +79,7 @@ from stepping_stones_hf.training.degrade import DegradedPrompts
 from stepping_stones_hf.training.evaluation import FrameScores, evaluate, localize, segment
 from stepping_stones_hf.training.first_stage import check_localizer, finish_store, predict_masks
 from stepping_stones_hf.training.initialization import (
+    check_names,
     load_model,
     load_pretrained_parts,
     make_config,
@@ -365,8 +366,9 @@ def load_data(run: Run) -> None:
 def make_collator(run: Run, processor: ProcessorMixin, prompt=None, evaluation: bool = False) -> AVSCollator:
     first_frame, transform = "once" if evaluation else run.data_args.first_frame, None
     if run.data_args.augmentation is not None and not evaluation:
-        size = processor.image_processor.size
-        transform = Augmentation((size.height, size.width), **parse_block(run.data_args.augmentation))
+        size, block = processor.image_processor.size, parse_block(run.data_args.augmentation)
+        check_names("The block augmentation", block, {"flip", "scale", "crop", "color"})
+        transform = Augmentation((size.height, size.width), **block)
     return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation, transform)
 
 

@@ -332,6 +332,18 @@ class TestPictures:
         torch.testing.assert_close(found[:1], right, atol=0.02, rtol=0)
         # A black frame alone is no sign.
         processor([np.zeros((64, 64, 3), np.float32)])
+        with pytest.raises(ValueError, match="more than 8 bits"):
+            processor([frame.astype(np.float32) * 257])
+
+    @pytest.mark.parametrize("processor_class", [AAVSImageProcessor, AAVSImageProcessorPil])
+    def test_frames_that_are_prepared_boolean_or_none_are_refused(self, processor_class):
+        processor = processor_class(size={"height": 64, "width": 64})
+        frame = np.random.default_rng(0).integers(0, 230, (64, 64, 3))
+        for wrong in (frame - 100, frame.astype(np.float32) - 100, frame > 100, np.full((64, 64, 3), np.nan)):
+            with pytest.raises(ValueError, match=r"images\[1\] has the type .* pass images from 0 to 255"):
+                processor([frame.astype(np.uint8), wrong])
+        with pytest.raises(ValueError, match="images is empty"):
+            processor([])
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_photos_are_turned_as_for_display(self, orientation):

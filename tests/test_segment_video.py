@@ -83,8 +83,8 @@ class TestSegmentVideo:
         path = make_video(tmp_path / "clip.mkv", audio_codec="pcm_s16le")
         own = segment_video(segment, path, tmp_path / "own.mp4")
         soundfile.write(tmp_path / "zeros.wav", np.zeros(64_000), 16_000)
-        swapped = segment_video(segment, path, tmp_path / "swapped.mp4", sound=tmp_path / "zeros.wav")
-        assert swapped == segment_video(segment, path, tmp_path / "mute.mp4", sound=SILENCE) != own
+        swapped = segment_video(segment, path, tmp_path / "swapped.mp4", audio=tmp_path / "zeros.wav")
+        assert swapped == segment_video(segment, path, tmp_path / "mute.mp4", audio=SILENCE) != own
         assert set(read_streams(tmp_path / "mute.mp4")) == {"video"}
         assert max(np.abs(second.waveform).max() for second in read_seconds(tmp_path / "swapped.mp4")) < 1e-3
 

@@ -167,9 +167,14 @@ class TestWriteVideo:
         for frames in ([], [frame, frame.resize((32, 32))]):
             with pytest.raises(ValueError, match="frames should all be of one size"):
                 write_video(frames, sound, 16_000, tmp_path / "clip.mp4")
-        for waveform in (sound[0], np.zeros((3, 16_000)), np.full((1, 16_000), np.nan)):
+        integers = np.ones((1, 16_000), np.int16)
+        for waveform in (sound[0], np.zeros((3, 16_000)), np.full((1, 16_000), np.nan), np.zeros((1, 0)), integers):
             with pytest.raises(ValueError, match="waveform should be"):
                 write_video([frame], waveform, 16_000, tmp_path / "clip.mp4")
+        with pytest.raises(ValueError, match="waveform has floating point samples up to 8000"):
+            write_video([frame], 8_000.0 * integers, 16_000, tmp_path / "clip.mp4")
+        with pytest.raises(ValueError, match="sampling_rate"):
+            write_video([frame], sound, 0, tmp_path / "clip.mp4")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -315,9 +320,10 @@ class TestWritePainted:
     def test_another_sound_ends_with_the_video_and_silence_is_no_track(self, tmp_path):
         path, output = make_video(tmp_path / "clip.mp4"), tmp_path / "out.mp4"
         other = make_video(tmp_path / "other.wav", video_codec=None, audio_codec="pcm_s16le", seconds=10)
-        write_painted(path, output, keep, sound=other)
+        write_painted(path, output, keep, audio=other)
         assert read_streams(output)["audio"][0] == pytest.approx(3, abs=0.05)
-        write_painted(path, output, keep, sound=SILENCE)
+        with pytest.warns(DeprecationWarning, match="is now audio="):
+            write_painted(path, output, keep, sound=SILENCE)
         assert set(read_streams(output)) == {"video"}
 
     def test_a_failure_leaves_nothing_behind(self, tmp_path):
@@ -342,7 +348,7 @@ class TestWritePainted:
         with pytest.raises(ValueError, match=r"out\.gif should end in \.mp4"):
             write_painted(path, tmp_path / "out.gif", keep)
         with pytest.raises(ValueError, match=r"clip\.mp4 is read or written already"):
-            write_painted(make_video(tmp_path / "other.mp4"), path, keep, sound=path)
+            write_painted(make_video(tmp_path / "other.mp4"), path, keep, audio=path)
         (tmp_path / "folder.mp4").mkdir()
         with pytest.raises(ValueError, match=r"folder\.mp4 is a folder"):
             write_painted(path, tmp_path / "folder.mp4", keep)

@@ -66,7 +66,7 @@ class Segmented:
     def __init__(self, segment: Pipeline, clip: str, sound: str | None = None):
         self.clip, self.sound, self.folder = clip, sound, TemporaryDirectory(prefix="segmented-")
         self.video, masks_dir = Path(self.folder.name, "segmented.mp4"), Path(self.folder.name, "masks")
-        self.timeline = segment_video(segment, clip, self.video, masks_dir, sound=sound, disable_progress_bar=False)
+        self.timeline = segment_video(segment, clip, self.video, masks_dir, audio=sound, disable_progress_bar=False)
         self.masks = sorted(masks_dir.iterdir())
         self.palette = np.reshape(Image.open(self.masks[0]).getpalette(), (-1, 3))
         self.labels = {entry["label"]: entry["label_id"] for row in self.timeline for entry in row["classes"]}
@@ -179,7 +179,7 @@ def make_page(segment: Pipeline) -> gr.Blocks:
                     parts.append(gr.Video(interactive=False, show_label=False, height=360, elem_id=f"{name}-video"))
                     parts.append(gr.HTML(elem_id=f"{name}-timeline"))
         with gr.Column(elem_id="strips"):
-            gr.Markdown("### What it saw, painted and heard: with its own sound, and with the other")
+            gr.Markdown("### What it saw, marked and heard: with its own sound, and with the other")
             for name, parts in shown.items():
                 parts.append(gr.Image(interactive=False, show_label=False, buttons=[], elem_id=f"{name}-strip"))
         own, video = shown["own"][:2]

@@ -23,6 +23,7 @@ from inspect import signature
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 
 __all__ = ["main"]
@@ -125,7 +126,7 @@ def segment(args: argparse.Namespace) -> int:
         output,
         args.masks,
         args.json,
-        sound=args.audio,
+        audio=args.audio,
         fps=args.fps,
         batch_size=args.batch_size,
         disable_progress_bar=False,
@@ -196,14 +197,14 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="write summary and findings as one JSON object")
     command.add_argument("--allow-outside-links", action="store_true", help="follow links that leave the folder")
 
-    command = commands.add_parser("segment", help="paint a video with what sounds in it, second by second")
+    command = commands.add_parser("segment", help="annotate a video with what sounds in it, second by second")
     command.set_defaults(run=segment)
     command.add_argument("video", type=Path, metavar="VIDEO", help="any file that FFmpeg reads")
     command.add_argument("-o", "--output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv (VIDEO_segmented.mp4)")
     command.add_argument(
         "--model", default=DEMO_MODEL, metavar="DIR_OR_REPO", help="a two-stage repository, or a model without prompt"
     )
-    command.add_argument("--localizer", metavar="DIR_OR_REPO", help="first stage, if not the repository's localizer/")
+    command.add_argument("--localizer", metavar="DIR_OR_REPO", help="localizer, if not the repository's localizer/")
     command.add_argument("--masks", type=Path, metavar="DIR", help="new folder for a PNG of class indices each second")
     command.add_argument("--json", type=Path, metavar="FILE", help="file for the timeline")
     command.add_argument("--audio", metavar="FILE", help="another file's sound, or the word silence")
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError, SafetensorError) as error:
         # Messages of bad input say what to do; a stack trace would bury them.
         print(f"stepping-stones: {error}", file=sys.stderr)
         return 1

@@ -165,9 +165,11 @@ def check_frames(images: Sequence[Image.Image | np.ndarray | torch.Tensor], resc
             Whether they will be divided by 255.
 
     Raises:
-        `ValueError`: a frame has 16 bits a pixel, or is to be turned for display; or they will be divided by 255 and
-        lie between 0 and 1 already.
+        `ValueError`: there are none; a frame has 16 bits a pixel, or is to be turned for display; or they will be
+        divided by 255, and lie between 0 and 1 already, are boolean or have values below 0 or NaN.
     """
+    if len(images) == 0:
+        raise ValueError("images is empty: give a frame for each second of the clip.")
     highest = []
     for index, image in enumerate(images):
         name = f"images[{index}]"
@@ -175,9 +177,14 @@ def check_frames(images: Sequence[Image.Image | np.ndarray | torch.Tensor], resc
             check_pixels(image, name)
             continue
         is_float = image.is_floating_point() if isinstance(image, torch.Tensor) else image.dtype.kind == "f"
-        peak = float(image.max()) if len(image) else 0.0
-        if not is_float and peak > 255:
+        low, peak = float(image.min()), float(image.max())
+        if peak > 255:
             raise ValueError(f"{name} has values up to {peak:.0f}, more than 8 bits hold: divide them by 257 first.")
+        if rescaled and (image.dtype in (bool, torch.bool) or not low >= 0):  # also refuses NaN
+            raise ValueError(
+                f"{name} has the type {image.dtype} and values from {low:g} to {peak:g}, which are to be divided by"
+                " 255: pass images from 0 to 255, or do_rescale=False (and do_normalize=False) for prepared ones."
+            )
         if is_float:
             highest.append(peak)
     if rescaled and highest and 0 < max(highest) <= 1 and len(highest) == len(images):
@@ -324,7 +331,7 @@ def to_mono(waveform: np.ndarray | torch.Tensor | Sequence, name: str) -> np.nda
         index = tuple(np.argwhere(~np.isfinite(samples))[0].tolist())
         raise ValueError(
             f"`{name}` has samples that are NaN or infinite, the first at index {index} of shape {samples.shape}: "
-            f"{samples[index]}. Mend the recording or leave it out."
+            f"{samples[index]}. Fix the recording or leave it out."
         )
     check_peak(samples, f"`{name}`")
     return samples.mean(axis=0) if samples.ndim == 2 else samples

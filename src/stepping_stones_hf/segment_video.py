@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .deprecation import rename_arguments
 from .files import write_whole
 from .labels import VOC_PALETTE
 from .media import Source
@@ -38,13 +39,14 @@ from .video import (
 from .visualization import BINARY_PALETTE, blend, make_layer
 
 
+@rename_arguments(sound="audio")
 def segment_video(
     segment: AudioVisualSegmentationPipeline,
     video: Source,
     output: str | os.PathLike | None = None,
     masks_dir: str | os.PathLike | None = None,
     json_path: str | os.PathLike | None = None,
-    sound: Source | None = None,
+    audio: Source | None = None,
     fps: float | None = None,
     batch_size: int = 1,
     disable_progress_bar: bool = True,
@@ -59,16 +61,16 @@ def segment_video(
         video (`str`, `PathLike` or `bytes`):
             A video file, or its content.
         output (`str` or `PathLike`, *optional*):
-            The painted video, .mp4, .mov or .mkv: see [`~stepping_stones_hf.video.write_painted`].
+            The annotated video, .mp4, .mov or .mkv: see [`~stepping_stones_hf.video.write_painted`].
         masks_dir (`str` or `PathLike`, *optional*):
             A new folder for the label maps, `00000.png` for the first second and so on, of the video's size: 8-bit
             indices with a palette.
         json_path (`str` or `PathLike`, *optional*):
             A file for size, rate and length of the video, and what this function returns, as `timeline`.
-        sound (`str`, `PathLike` or `bytes`, *optional*):
+        audio (`str`, `PathLike` or `bytes`, *optional*):
             A file whose sound takes the place of the video's own, or `"silence"`.
         fps (`float`, *optional*):
-            Frames per second of the painted video. By default those of the video.
+            Frames per second of the annotated video. By default those of the video.
         batch_size (`int`, *optional*, defaults to 1):
             Seconds that pass through the models at a time.
         disable_progress_bar (`bool`, *optional*, defaults to `True`):
@@ -84,9 +86,9 @@ def segment_video(
     """
     output, masks_dir, json_path = (None if path is None else Path(path) for path in (output, masks_dir, json_path))
     if output is not None:
-        check_output(output, video, sound)
+        check_output(output, video, audio)
     if json_path is not None:
-        check_new_file(json_path, video, sound, output)
+        check_new_file(json_path, video, audio, output)
     if masks_dir is not None and (masks_dir.exists() or not masks_dir.parent.is_dir()):
         raise ValueError(f"{masks_dir} exists already, or its parent does not: choose a new folder for the masks.")
     check_fps(fps)
@@ -99,10 +101,10 @@ def segment_video(
         written = dict(zip(wanted, partials))
         if masks_dir is not None:
             written[masks_dir].mkdir()
-        results = segment.iterate(video, audio=sound, label_maps="array", batch_size=batch_size)
+        results = segment.iterate(video, audio=audio, label_maps="array", batch_size=batch_size)
         painter = Painter(results, info, segment.model.config.id2label, written.get(masks_dir), bar)
         if output is not None:
-            write_painted(video, written[output], painter.paint, sound, fps)
+            write_painted(video, written[output], painter.paint, audio, fps)
         while painter.next_second():
             pass
         if json_path is not None:

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Videos: second by second what a model looks at and listens to, and the same video again with painted frames."""
+"""Videos: second by second what a model looks at and listens to, and the same video again with annotated frames."""
 
 import math
 import os
@@ -26,9 +26,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .deprecation import warn_of_new_name
+from .deprecation import rename_arguments, warn_of_new_name
 from .files import write_whole
-from .media import MIN_COMMON_FACTOR, Source, check_peak, name_source, open_source, to_frame
+from .media import (
+    MIN_COMMON_FACTOR,
+    Source,
+    check_peak,
+    check_sampling_rate,
+    name_source,
+    open_source,
+    to_frame,
+)
 
 
 try:
@@ -320,7 +328,7 @@ def decode_sound(
                 if len(broken):
                     raise ValueError(
                         f"{name_source(source)} has samples that are NaN or infinite,"
-                        f" {(length + broken[0]) / rate:.2f} s from its start. Mend its sound or give another."
+                        f" {(length + broken[0]) / rate:.2f} s from its start. Fix its sound or give another."
                     )
                 check_peak(samples, name_source(source))
                 if length == 0 and silent < 0:
@@ -379,7 +387,8 @@ def with_second_before(sounds: Iterator[tuple[np.ndarray, int]]) -> Iterator[tup
         before = samples
 
 
-def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second]:
+@rename_arguments(sound="audio")
+def read_seconds(source: Source, audio: Source | None = None) -> Iterator[Second]:
     """
     What a model gets of a video, second by second. A second counts if the video lasts until its middle; the first one
     always does. In memory is one second at a time.
@@ -387,7 +396,7 @@ def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second
     Args:
         source (`str`, `PathLike` or `bytes`):
             A video file, or its content.
-        sound (`str`, `PathLike` or `bytes`, *optional*):
+        audio (`str`, `PathLike` or `bytes`, *optional*):
             A file whose sound takes the place of the video's own, or `"silence"`.
 
     Yields:
@@ -398,10 +407,10 @@ def read_seconds(source: Source, sound: Source | None = None) -> Iterator[Second
     """
     with open_media(source) as container:
         stream = get_video_stream(container, source)
-        if is_silence(sound):
+        if is_silence(audio):
             sounds = read_silence()
         else:
-            sounds = read_sound(source, get_start(stream)) if sound is None else read_sound(sound)
+            sounds = read_sound(source, get_start(stream)) if audio is None else read_sound(audio)
         middles = shown_at(decode_video(container, stream, source), Fraction(1, 2), Fraction(1))
         for index, ((frame, _), sound) in enumerate(zip(middles, with_second_before(sounds))):
             yield Second(index, Image.fromarray(to_array(frame)), *sound)
@@ -422,16 +431,17 @@ def shown_at(
         time += step
 
 
+@rename_arguments(sound="audio")
 def write_painted(
     source: Source,
     output: str | os.PathLike,
     paint: Callable[[np.ndarray, float], np.ndarray],
-    sound: Source | None = None,
+    audio: Source | None = None,
     fps: float | None = None,
 ) -> None:
     """
-    Writes a video again with its frames painted: the same size, rate and length, and its sound. The file is there once
-    it is whole.
+    Writes a video again with its frames annotated: the same size, rate and length, and its sound. The file is there
+    once it is whole.
 
     Args:
         source (`str`, `PathLike` or `bytes`):
@@ -440,7 +450,7 @@ def write_painted(
             The file to write: .mp4, .mov or .mkv.
         paint (`Callable`):
             Given a frame `(height, width, 3)`, RGB, uint8, and its time in seconds, what is written in its place.
-        sound (`str`, `PathLike` or `bytes`, *optional*):
+        audio (`str`, `PathLike` or `bytes`, *optional*):
             As for [`read_seconds`]; with `"silence"` there is no audio track.
         fps (`float`, *optional*):
             Frames per second. By default each frame stays where it is, and rates that vary do so again.
@@ -451,7 +461,7 @@ def write_painted(
         `OSError`: the file cannot be written.
     """
     output = Path(output)
-    check_output(output, source, sound)
+    check_output(output, source, audio)
     check_fps(fps)
     with write_whole(output) as (partial,), open_media(source) as container, open_output(partial) as written:
         stream = get_video_stream(container, source)
@@ -463,10 +473,10 @@ def write_painted(
             frames = (
                 (frame, float(time), float(time_base)) for frame, time in shown_at(frames, Fraction(0), time_base)
             )
-        if sound is None:
+        if audio is None:
             packets = encode_sound(source, written, get_start(stream))
         else:
-            packets = iter(()) if is_silence(sound) else encode_sound(sound, written)
+            packets = iter(()) if is_silence(audio) else encode_sound(audio, written)
         video = None
         for frame, moment, duration in frames:
             painted = paint(to_array(frame), moment)
@@ -482,7 +492,7 @@ def write_painted(
                 written.mux(packet)
                 heard, packet = next(packets, (math.inf, None))
         written.mux(video.encode())
-        while heard < (math.inf if sound is None else moment + duration):
+        while heard < (math.inf if audio is None else moment + duration):
             written.mux(packet)
             heard, packet = next(packets, (math.inf, None))
 
@@ -497,7 +507,7 @@ def write_video(
         frames (`Sequence[PIL.Image.Image]`):
             A frame for each second, all of one size.
         waveform (`np.ndarray` of shape `(channels, samples)`):
-            The sound, of one or two channels.
+            The sound, of one or two channels: floating point numbers between -1 and 1.
         sampling_rate (`int`):
             Its rate in hertz.
         output (`str` or `PathLike`):
@@ -507,7 +517,8 @@ def write_video(
 
     Raises:
         `FileNotFoundError`, `ValueError`: the folder does not exist; `output` has another suffix; there are no frames,
-        or of several sizes; the waveform is of another shape, or has samples that are NaN or infinite.
+        or of several sizes; the waveform is of another shape or type, empty, or has samples that are NaN, infinite or
+        beyond that range; `sampling_rate` is no positive whole number.
         `OSError`: the file cannot be written.
     """
     output = Path(output)
@@ -516,8 +527,14 @@ def write_video(
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) != 1:
         raise ValueError(f"frames should all be of one size, got {sizes or 'none'}.")
-    if waveform.ndim != 2 or len(waveform) not in (1, 2) or not np.isfinite(waveform).all():
-        raise ValueError(f"waveform should be finite numbers (1 or 2 channels, samples), got {waveform.shape}.")
+    is_sound = waveform.ndim == 2 and len(waveform) in (1, 2) and waveform.size and waveform.dtype.kind == "f"
+    if not is_sound or not np.isfinite(waveform).all():
+        raise ValueError(
+            "waveform should be finite floating point numbers (1 or 2 channels, samples), got"
+            f" {waveform.shape}, {waveform.dtype}."
+        )
+    check_peak(waveform, "waveform")
+    check_sampling_rate(sampling_rate)
     layout = "mono" if len(waveform) == 1 else "stereo"
     with write_whole(output) as (partial,), open_output(partial) as written:
         video = add_video_stream(written, *frames[0].size, Fraction(fps), Fraction(1, fps))

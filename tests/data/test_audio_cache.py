@@ -49,7 +49,7 @@ def test_features_are_those_of_the_extractor_and_computed_once(sound, tmp_path, 
     assert len(files(tmp_path / "cache")) == 1
 
 
-def test_another_sound_setting_or_length_is_computed_anew(sound, tmp_path):
+def test_another_sound_setting_or_length_is_computed_again(sound, tmp_path):
     audio = {"bytes": None, "path": str(sound)}
     first = AudioFeatureCache(VGGishFeatureExtractor(), tmp_path / "cache")(audio, 5)
     assert len(AudioFeatureCache(VGGishFeatureExtractor(), tmp_path / "cache")(audio, 7)) == 7

@@ -517,7 +517,7 @@ class TestDamage:
         assert "a_obj 'h orse' is read as horse" in caplog.text
 
     @pytest.mark.parametrize("arguments", [{"on_error": "ignore"}, {"unknown_color": "white"}])
-    def test_misspelt_option(self, mini_dir, load, arguments):
+    def test_misspelled_option(self, mini_dir, load, arguments):
         ((name, value),) = arguments.items()
         with pytest.raises(ValueError, match=f"{name} should be .* got '{value}'"):
             load("s4", mini_dir, **arguments)

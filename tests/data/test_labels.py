@@ -122,6 +122,6 @@ class TestBadInput:
         with pytest.raises(ValueError, match="uint8 RGB"):
             color_to_index(color_map)
 
-    def test_misspelt_option(self):
+    def test_misspelled_option(self):
         with pytest.raises(ValueError, match="'ignore'"):
             color_to_index(np.zeros((4, 4, 3), np.uint8), unknown_color="ignore")

@@ -100,7 +100,7 @@ class TestFindingTheMetadata:
         assert find_metadata(chosen, "s4") == chosen
 
     @pytest.mark.parametrize("config", ["S4", "v1s", ""])
-    def test_misspelt_configuration(self, tmp_path, config):
+    def test_misspelled_configuration(self, tmp_path, config):
         touch(tmp_path / "metadata.csv")
         with pytest.raises(ValueError, match=f"config should be one of s4, ms3, avss, got '{config}'"):
             find_metadata(tmp_path, config)

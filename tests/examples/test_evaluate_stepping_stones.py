@@ -248,7 +248,7 @@ def test_a_store_stands_in_for_stage_1(results, evaluation, data_dir, model_dir,
 def test_a_store_of_another_stage_1_is_refused(evaluation, data_dir, model_dir, tmp_path):
     save_model(tmp_path / "other", 3, num_labels=2, apply_output_projection=False)
     store = evaluation / "stage1_masks"
-    with pytest.raises(ValueError, match="another first stage"):
+    with pytest.raises(ValueError, match="another localizer"):
         arguments = ["--localizer", tmp_path / "other", "--stage1_masks_dir", store]
         run(data_dir, tmp_path / "out", "--model", model_dir, *arguments)
 

@@ -453,7 +453,7 @@ class Killed(BaseException):
 
 
 def run_until(monkeypatch, owner, name: str, call: int, after: bool, when, output_dir: Path, *arguments: dict) -> None:
-    """Runs the script until it calls a function the `call`-th time with arguments that fulfil `when`."""
+    """Runs the script until it calls a function the `call`-th time with arguments that fulfill `when`."""
     original, calls = getattr(owner, name), []
 
     def replacement(*args, **kwargs):
@@ -959,7 +959,7 @@ class TestBadInput:
         capture(monkeypatch, 1, tmp_path / "out", common)
 
     def test_the_folder_of_another_run(self, whole, common):
-        with pytest.raises(ValueError, match="has a run already. --resume_from_checkpoint latest goes on with it"):
+        with pytest.raises(ValueError, match="has a run already. --resume_from_checkpoint latest resumes it"):
             run(whole, common, TWO_PHASES)
         changed = {"resume_from_checkpoint": "latest", "seed": 1}
         with pytest.raises(ValueError, match=r"is the folder of another run: seed differ \(3407 there\)"):
@@ -973,9 +973,7 @@ class TestBadInput:
         AAVSForAudioVisualSegmentation.from_pretrained(whole / "model" / "localizer", init_std=0.5).save_pretrained(
             other
         )
-        with pytest.raises(
-            ValueError, match=r"masks/validation come from another first stage: .*whole.*stage_1/model"
-        ):
+        with pytest.raises(ValueError, match=r"masks/validation come from another localizer: .*whole.*stage_1/model"):
             run(tmp_path / "out", common, {"stage": 2, "localizer": other})
 
     def test_a_localizer_that_is_none(self, whole, common, tmp_path):

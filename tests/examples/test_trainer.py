@@ -172,7 +172,7 @@ def test_a_model_in_pieces_trains_as_a_whole_one(model_dir, data_dir, tmp_path, 
     assert difference.norm() < 1e-4 * moved.norm()
 
 
-def test_metrics_keep_counts_alone_and_begin_anew(model_dir):
+def test_metrics_keep_counts_alone_and_begin_again(model_dir):
     metrics = example.ComputeMetrics(3)
     label_maps = torch.randint(0, 3, (4, 32, 32), generator=torch.Generator().manual_seed(0))
     first = example.EvalPrediction(predictions=label_maps, label_ids=label_maps)

@@ -829,7 +829,7 @@ def test_compute_needs_frames(make):
         make().compute()
 
 
-def test_compute_starts_anew(make, tmp_path):
+def test_compute_starts_again(make, tmp_path):
     metric = make(num_classes=2)
     first, second = (metric.compute(predictions=[[[0, 1]]], references=[[[0, 1]]]) for _ in range(2))
     same(first, second)

@@ -165,6 +165,8 @@ def test_the_processor_reads_scores_of_each_label_in_each_frame(case):
     image_processor = make_processor(case.config, localization=is_localizer(case.config)).image_processor
     sizes = [(20 + frame, 30) for frame in range(len(scores))]
     label_maps = image_processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+    of_tensor = image_processor.post_process_semantic_segmentation(outputs, target_sizes=torch.tensor(sizes))
+    torch.testing.assert_close(of_tensor, label_maps)
     assert [tuple(label_map.shape) for label_map in label_maps] == sizes
     assert all(label_map.min() >= 0 and label_map.max() < case.config.num_labels for label_map in label_maps)
 
@@ -240,7 +242,10 @@ def test_sound_and_its_embeddings_are_the_same_to_the_model(case):
         ({"audio_embeddings": None}, "either `input_features` or `audio_embeddings`"),
         ({"input_features": torch.zeros(3, 96, 64)}, "either `input_features` or `audio_embeddings`"),
         ({"audio_embeddings": torch.zeros(2, 128)}, "`audio_embeddings` has 2 rows for 3 frames"),
+        ({"audio_embeddings": torch.zeros(3, 1, 128)}, r"must have shape \(frames, 128\), got \(3, 1, 128\)"),
+        ({"audio_embeddings": torch.zeros(3, 64)}, r"must have shape \(frames, 128\), got \(3, 64\)"),
         ({"audio_embeddings": None, "input_features": torch.zeros(3, 96, 64)}, "has no audio encoder"),
+        ({"pixel_values": torch.zeros(3, 64, 64)}, r"`pixel_values` must have shape .* got \(3, 64, 64\)"),
     ],
 )
 def test_sound_that_does_not_fit_is_refused(case, change, message):

@@ -190,6 +190,23 @@ class TestLocalizer:
         with pytest.raises(ValueError, match="has 71 labels and use_mask_prompt=True: it is not a localizer"):
             pipeline(TASK, model=str(two_stage_repository), localizer=str(two_stage_repository), device="cpu")
 
+    def test_it_is_damaged(self, two_stage_repository, tmp_path):
+        folder = shutil.copytree(two_stage_repository, tmp_path / "damaged")
+        (folder / "localizer" / "config.json").write_text("{")
+        with pytest.raises(ValueError, match=r"The localizer in .*damaged/localizer cannot be loaded: .*JSON"):
+            pipeline(TASK, model=str(folder), device="cpu")
+        shutil.copy(two_stage_repository / "localizer" / "config.json", folder / "localizer")
+        (folder / "localizer" / "model.safetensors").write_bytes(b"0123456789")
+        with pytest.raises(ValueError, match=r"The localizer in .*damaged/localizer cannot be loaded: .*header"):
+            pipeline(TASK, model=str(folder), device="cpu")
+
+    def test_its_folder_is_named_where_it_is_another_model(self, two_stage_repository, tmp_path):
+        folder = shutil.copytree(two_stage_repository, tmp_path / "twice")
+        shutil.rmtree(folder / "localizer")
+        shutil.copytree(two_stage_repository, folder / "localizer")
+        with pytest.raises(ValueError, match="twice/localizer has 71 labels"):
+            pipeline(TASK, model=str(folder), device="cpu")
+
     def test_a_model_without_audio_encoder(self, tmp_path):
         folder = save_stage(tmp_path / "deaf", stage=1, audio=False)
         with pytest.raises(ValueError, match="deaf has no audio encoder"):
@@ -294,6 +311,18 @@ class TestBadInput:
         with pytest.raises(ValueError, match="audio replaces the sound of a file"):
             segment(clip, audio=SILENCE)
 
+    def test_frames_are_images_one_after_another(self, segment, clip):
+        assert segment(clip | {"frames": (frame for frame in clip["frames"])}) == segment(clip)
+        with pytest.raises(ValueError, match="frames is one image"):
+            segment(clip | {"frames": clip["frames"][0]})
+
+    @pytest.mark.parametrize("video", [{"bytes": None}, {"path": None}, {"bytes": None, "path": None}])
+    def test_a_row_without_video(self, segment, video):
+        with pytest.raises(ValueError, match="neither content nor a path"):
+            segment(video)
+        with pytest.raises(ValueError, match="frames, at least one, audio and sampling_rate"):
+            segment({})
+
     def test_samples_that_are_nan(self, segment, clip):
         audio = clip["audio"].copy()
         audio[0, 100] = np.nan
@@ -316,6 +345,8 @@ class TestBadInput:
     def test_unknown_arguments(self, segment, clip):
         with pytest.raises(ValueError, match="takes no threshold"):
             segment(clip, threshold=0.5)
+        with pytest.raises(ValueError, match="batch_size is -1, expected"):
+            segment(clip, batch_size=-1)
         with pytest.raises(ValueError, match="num_workers has to be 0"):
             segment(clip, num_workers=1)
         with pytest.raises(ValueError, match=r"got \['frame'\]"):

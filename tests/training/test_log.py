@@ -75,7 +75,7 @@ def test_rows_are_what_was_written(accelerator, tmp_path):
 def test_a_resumed_run_has_each_row_once(accelerator, tmp_path, progress):
     write_stage(accelerator, tmp_path / "whole" / "stage_1")
     folder = tmp_path / "killed" / "stage_1"
-    write_stage(accelerator, folder)  # further than the checkpoint that it goes on from
+    write_stage(accelerator, folder)  # further than the checkpoint that it resumes from
     log = Log(accelerator, folder, progress)
     if progress.step == 2:
         log.write(progress.total_steps, epoch=progress.epoch, score=progress.total_steps / 10)

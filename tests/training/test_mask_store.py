@@ -112,7 +112,7 @@ def test_masks_are_eight_bit_gray(tmp_path, mask, expected):
         assert np.asarray(image).tolist() == expected
 
 
-def test_a_store_that_was_being_written_is_begun_anew(tmp_path):
+def test_a_store_that_was_being_written_is_emptied_first(tmp_path):
     store = tmp_path / "test"
     begin_folder(store)
     write_mask(mask_path(partial_folder(store), "v2", "gone", 0), np.ones((2, 2)))
@@ -149,7 +149,7 @@ def test_masks_of_another_model_or_of_other_clips_are_refused(tmp_path):
     store = tmp_path / "test"
     fill(store, 1.0)
     with pytest.raises(
-        ValueError, match=r"test come from another first stage: runs/x with the hash 1234, expected 5678"
+        ValueError, match=r"test come from another localizer: runs/x with the hash 1234, expected 5678"
     ):
         check_store(store, CLIPS, "5678")
     first, second = ROWS

@@ -32,7 +32,7 @@ from .media import get_source
 class AudioFeatureCache:
     """
     Computes the input features of sounds and keeps them in files, whose names are hashes of the sound's content, of
-    the feature extractor's settings and of this library's version: what has changed is computed anew. Any number of
+    the feature extractor's settings and of this library's version: what has changed is computed again. Any number of
     processes can share a folder.
 
     Args:

@@ -296,7 +296,7 @@ def load_avsbench(
 
     Every file is read once while the table is made, so that what is broken shows then. The table keeps masks as class
     indices and of frames, colors and sound the paths: it stays small, and the copy has to stay in its place. It is
-    made anew when the csv file or this library's code has changed, but not when only a picture or sound has:
+    made again when the csv file or this library's code has changed, but not when only a picture or sound has:
     `download_mode="force_redownload"` sees to that. Sounds of less than 0.975 s are loaded, but are too short for
     [`VGGishFeatureExtractor`]; the doctor calls them errors.
 

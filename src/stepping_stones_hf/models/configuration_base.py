@@ -38,8 +38,8 @@ def check_prompt_fields(config: PreTrainedConfig) -> None:
     }
     if not config.use_mask_prompt and any(prompt_uses.values()):
         raise ValueError(
-            f"{', '.join(name for name, used in prompt_uses.items() if used)} needs first-stage masks, but "
-            "use_mask_prompt=False. Set use_mask_prompt=True for a second-stage model, or leave the others out."
+            f"{', '.join(name for name, used in prompt_uses.items() if used)} needs the masks of a localizer, but "
+            "use_mask_prompt=False. Set use_mask_prompt=True for a mask-prompted model, or leave the others out."
         )
     if config.use_mask_prompt and not any(prompt_uses.values()):
         raise ValueError(

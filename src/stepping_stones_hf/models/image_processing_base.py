@@ -380,7 +380,7 @@ class AudioVisualImageProcessorMixin:
     def post_process_semantic_segmentation(
         self,
         outputs: ModelOutput,
-        target_sizes: list[tuple[int, int]] | None = None,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
         return_segmentation_scores: bool = False,
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """
@@ -389,7 +389,7 @@ class AudioVisualImageProcessorMixin:
         Args:
             outputs (`ModelOutput`):
                 Raw outputs of the model.
-            target_sizes (`list[tuple[int, int]]`, *optional*):
+            target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(frames, 2)`, *optional*):
                 For each frame the height and width of its result. Without it, `label_size` for all.
             return_segmentation_scores (`bool`, *optional*, defaults to `False`):
                 Whether to return the scores of the classes alongside the segmentation map.
@@ -406,6 +406,8 @@ class AudioVisualImageProcessorMixin:
         num_frames, frame_scores = self.get_segmentation_scores(outputs)
         if target_sizes is None:
             target_sizes = [(self.label_size.height, self.label_size.width)] * num_frames
+        if isinstance(target_sizes, torch.Tensor):
+            target_sizes = target_sizes.tolist()
         if len(target_sizes) != num_frames:
             raise ValueError(f"target_sizes should hold a size a frame: got {len(target_sizes)} for {num_frames}.")
         results = []

@@ -155,6 +155,11 @@ class AudioVisualModelMixin:
         """Raises a `ValueError` if the inputs do not fit one another or the model, by their shapes and types alone."""
         if (input_features is None) == (audio_embeddings is None):
             raise ValueError("Pass the sound as either `input_features` or `audio_embeddings`.")
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                "`pixel_values` must have shape (frames, channels, height, width), those of several clips one after"
+                f" the other, got {tuple(pixel_values.shape)}."
+            )
         num_frames = pixel_values.shape[0]
         audio = {"input_features": input_features, "audio_embeddings": audio_embeddings}
         for name, tensor in {**audio, "prompt_masks": prompt_masks}.items():
@@ -163,6 +168,11 @@ class AudioVisualModelMixin:
                     f"`{name}` has {tensor.shape[0]} rows for {num_frames} frames in `pixel_values`: frame t needs row"
                     " t. The batch axis is frames, of one clip or of several clips one after the other."
                 )
+        if audio_embeddings is not None and audio_embeddings.shape[1:] != (self.config.audio_embedding_dim,):
+            raise ValueError(
+                f"`audio_embeddings` must have shape (frames, {self.config.audio_embedding_dim}), got"
+                f" {tuple(audio_embeddings.shape)}."
+            )
         if prompt_masks is not None and (
             prompt_masks.ndim != 3 or not (prompt_masks.is_floating_point() or prompt_masks.dtype == torch.bool)
         ):
@@ -179,7 +189,7 @@ class AudioVisualModelMixin:
             )
         if not self.config.use_mask_prompt and prompt_masks is not None:
             raise ValueError(
-                "This model takes no `prompt_masks` (config.use_mask_prompt=False); they are for a second-stage model."
+                "This model takes no `prompt_masks` (config.use_mask_prompt=False): they are for mask-prompted models."
             )
 
 

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
@@ -94,7 +96,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
     def _load_localizer(self, localizer) -> tuple[PreTrainedModel, AudioVisualProcessor]:
         if isinstance(localizer, PreTrainedModel):
-            model, processor = localizer, self.processor
+            model, processor, place = localizer, self.processor, localizer.name_or_path or "The localizer"
             if type(model) is not type(self.model):
                 processor = AutoProcessor.from_pretrained(model.name_or_path)
         else:
@@ -105,20 +107,23 @@ class AudioVisualSegmentationPipeline(Pipeline):
                 where = {**getattr(self.model, "hub_kwargs", {}), "subfolder": "localizer"}
                 revision = getattr(self.model.config, "_commit_hash", None)
                 where |= {} if revision is None else {"revision": revision}
+            place = f"{name}/localizer" if where else name
             try:
                 if cached_file(name, CONFIG_NAME, **where) is None:
                     raise FileNotFoundError(CONFIG_NAME)  # AutoConfig would speak of an unknown model
-                model = AutoModelForAudioVisualSegmentation.from_pretrained(name, **where)
-                processor = AutoProcessor.from_pretrained(name, **where)
             except OSError as error:
-                place = f"{name}/localizer" if where else name
                 raise ValueError(
                     f"{self.model.name_or_path or 'The model'} is prompted with the masks of a localizer, and there is"
                     f" none in {place}. Give a folder or repository as localizer=..."
                 ) from error
+            try:
+                model = AutoModelForAudioVisualSegmentation.from_pretrained(name, **where)
+                processor = AutoProcessor.from_pretrained(name, **where)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"The localizer in {place} cannot be loaded: {error}") from error
         if not is_localizer(model.config):
             raise ValueError(
-                f"{model.name_or_path} has {model.config.num_labels} labels and use_mask_prompt="
+                f"{place} has {model.config.num_labels} labels and use_mask_prompt="
                 f"{model.config.use_mask_prompt}: it is not a localizer, which has 2 and False."
             )
         return model, processor
@@ -210,8 +215,11 @@ class AudioVisualSegmentationPipeline(Pipeline):
         self, inputs: Video, audio: Source | None = None, batch_size: int | None = None, **kwargs
     ) -> Iterator[dict]:
         """As the call for one video, second by second: a long one takes no more memory than a short one."""
-        if isinstance(inputs, Mapping) and inputs.keys() <= {"bytes", "path"}:
-            inputs = inputs["path"] if inputs.get("bytes") is None else inputs["bytes"]
+        if isinstance(inputs, Mapping) and inputs and inputs.keys() <= {"bytes", "path"}:
+            source = inputs.get("path") if inputs.get("bytes") is None else inputs["bytes"]
+            if source is None:
+                raise ValueError(f"The video is {dict(inputs)}: it has neither content nor a path.")
+            inputs = source
         if isinstance(inputs, Mapping):
             if audio is not None:
                 raise ValueError("audio replaces the sound of a file: with frames, it is an entry of the dict.")
@@ -223,7 +231,10 @@ class AudioVisualSegmentationPipeline(Pipeline):
             seconds = read_seconds(download(inputs), download(audio))
         if kwargs.pop("num_workers", None):
             raise ValueError("A video is read in order, by this process: num_workers has to be 0.")
-        size = self.clip_length * math.ceil((batch_size or self._batch_size or 1) / self.clip_length)
+        batch_size = batch_size or self._batch_size or 1
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected seconds from 1.")
+        size = self.clip_length * math.ceil(batch_size / self.clip_length)
         chunks = super().__call__(cut(seconds, size), num_workers=0, batch_size=1, **kwargs)
         return (result for results in chunks for result in results)
 
@@ -352,7 +363,10 @@ def download(source: Source | None) -> Source | None:
 
 def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> Iterator[Second]:
     """[`Second`]s of one frame each and a waveform; what it lacks of the last one is silence."""
-    if frames is None or audio is None or len(frames) == 0:
+    if isinstance(frames, Image.Image) or getattr(frames, "ndim", 4) == 3:
+        raise ValueError("frames is one image: give a list with an image for each second.")
+    frames = None if frames is None else list(frames)
+    if audio is None or not frames:
         raise ValueError("In place of a video file the pipeline takes frames, at least one, audio and sampling_rate.")
     check_sampling_rate(sampling_rate)
     rate, waveform = int(sampling_rate), to_mono(audio, "audio")

@@ -52,7 +52,7 @@ def begin_run(output_dir: str | os.PathLike, arguments: dict, resume: bool) -> N
         raise ValueError(f"{output_dir} has stages of a run that left no run.json. Choose another --output_dir.")
     if trained and not resume:
         raise ValueError(
-            f"{output_dir} has a run already. --resume_from_checkpoint latest goes on with it; or choose another"
+            f"{output_dir} has a run already. --resume_from_checkpoint latest resumes it; or choose another"
             " --output_dir."
         )
     changes = find_changes(path, arguments) if trained else {}
@@ -126,7 +126,7 @@ def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) 
 
 
 def best_folder(folder: Path, progress: Progress) -> Path:
-    """The best model by the epoch it is from: a run that goes on from a checkpoint finds the one that it knows of."""
+    """The best model by the epoch it is from: a run that resumes from a checkpoint finds the one that it knows of."""
     return folder / f"best_{progress.best_epoch}"
 
 

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A trained first stage at work: it predicts masks, is scored by them, and leaves them in a store for stage 2."""
+"""A trained localizer at work: it predicts masks, is scored by them, and leaves them in a store for stage 2."""
 
 import os
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ def predict_masks(
     **loading,
 ) -> FrameScores:
     """
-    Predicts the masks of clips into the partial store, which is begun anew: [`finish_store`] turns it into a store.
+    Predicts the masks of clips into the partial store, which is emptied first: [`finish_store`] turns it into a store.
 
     Args:
         accelerator (`Accelerator`):

@@ -15,13 +15,20 @@
 
 import json
 import os
+from collections.abc import Iterable, Set
 
 from accelerate.utils import set_seed
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from ..labels import CLASS_NAMES
-from ..models.auto import AutoModelForAudioVisualSegmentation, make_processor
+from ..models.auto import (
+    MODEL_FOR_AUDIO_VISUAL_SEGMENTATION_MAPPING,
+    AutoModelForAudioVisualSegmentation,
+    make_processor,
+)
 from ..models.conversion import name_labels
+from ..models.image_processing_base import AudioVisualImageProcessorMixin
 from ..models.processing_base import AudioVisualProcessor
 from ..models.vggish import load_vggish
 
@@ -40,20 +47,23 @@ def make_config(block: dict, localizes: bool, prompted: bool, overrides: str | N
             More fields, as in `num_queries=20,mask_prompt_keys=false`.
 
     Raises:
-        `ValueError`: the block names no `model_type`, or one that is unknown; or an override is no field of the
-        config, or has a value of another type.
+        `ValueError`: the block names no `model_type`, or one that is unknown, or has fields that the config has not,
+        or those that follow from the stage; or an override is no field of the config, or has a value of another type.
     """
     fields = dict(block)
     if "model_type" not in fields:
         raise ValueError(
             f"The block model of the recipe needs a model_type, and has {', '.join(fields) or 'nothing'}."
         )
-    config = AutoConfig.for_model(
-        fields.pop("model_type"),
-        **fields,
-        use_mask_prompt=prompted,
-        **name_labels(2 if localizes else len(CLASS_NAMES)),
-    )
+    model_type = fields.pop("model_type")
+    config_classes = {found.model_type: found for found in MODEL_FOR_AUDIO_VISUAL_SEGMENTATION_MAPPING}
+    if model_type not in config_classes:
+        raise ValueError(f"The model_type {model_type} is none of {', '.join(sorted(config_classes))}.")
+    config_class = config_classes[model_type]
+    known = {*config_class.__dataclass_fields__, *config_class.attribute_map}
+    # What the stage says.
+    check_names("The block model", fields, known - {"use_mask_prompt", "num_labels", "id2label", "label2id"})
+    config = config_class(**fields, use_mask_prompt=prompted, **name_labels(2 if localizes else len(CLASS_NAMES)))
     if overrides:
         for item in overrides.split(","):
             name, _, value = item.partition("=")
@@ -149,8 +159,14 @@ def make_new_processor(
             Fields of the image processor: the block `image_processor` of a recipe.
         image_size (`int`, *optional*):
             Height and width of frames and label maps, in place of all sizes of the block.
+
+    Raises:
+        `ValueError`: the block has fields that the image processor has not.
     """
     fields = dict(image_processor)
+    image_processor_class = IMAGE_PROCESSOR_MAPPING[type(config)]["pil"]
+    known = {*image_processor_class.valid_kwargs.__annotations__, *vars(AudioVisualImageProcessorMixin)}
+    check_names("The block image_processor", fields, known)
     if image_size is not None:
         sizes = {name for name in fields if name.endswith("size")} | {"size", "label_size"}
         fields |= dict.fromkeys(sizes, {"height": image_size, "width": image_size})
@@ -158,11 +174,30 @@ def make_new_processor(
 
 
 def parse_block(text: str | None) -> dict:
-    """A block of a recipe, as JSON."""
-    return {} if text is None else json.loads(text)
+    """
+    A block of a recipe, as JSON.
+
+    Raises:
+        `ValueError`: it is something else than names with values.
+    """
+    try:
+        block = {} if text is None else json.loads(text)
+    except json.JSONDecodeError:
+        block = None
+    if not isinstance(block, dict):
+        raise ValueError(f'A recipe has {text!r} where a block is expected, names with values (as in {{"name": 1}}).')
+    return block
+
+
+def check_names(block: str, given: Iterable[str], known: Set[str]) -> None:
+    """Raises a `ValueError` if a block of a recipe has names that nobody reads."""
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ValueError(f"{block} of the recipe has unknown fields: {', '.join(unknown)}.")
 
 
 __all__ = [
+    "check_names",
     "load_model",
     "load_pretrained_parts",
     "make_config",

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-The masks of a first stage as files, which the second stage is prompted with: `<subset>/<video_id>/<frame>.png`, 8-bit
+The masks of a localizer as files, which stage 2 is prompted with: `<subset>/<video_id>/<frame>.png`, 8-bit
 gray, as the released program has them, and a manifest that says whose masks of what they are.
 """
 
@@ -42,7 +42,7 @@ class Manifest:
     """
     What the masks of a store were made from.
 
-    `localizer` names the first stage ([`name_model`]) and `localizer_hash` is the hash of its weights and config
+    `localizer` names the localizer ([`name_model`]) and `localizer_hash` is the hash of its weights and config
     ([`hash_model_folder`]); `data_fingerprint` is that of the clips ([`fingerprint_clips`]), `num_frames` the number
     of masks. They are 1 where what sounds has more than the share `threshold` of the score; without a threshold, soft,
     they are that share. `scores` is what the binary metric says of the masks, by subset.
@@ -128,14 +128,14 @@ def check_store(folder: str | os.PathLike, clips: datasets.Dataset, localizer_ha
         clips (`datasets.Dataset`):
             The clips that need masks, all of one split.
         localizer_hash (`str`, *optional*):
-            The hash of the first stage that the masks should come from.
+            The hash of the localizer that the masks should come from.
 
     Returns:
         `Manifest`.
 
     Raises:
         `FileNotFoundError`: there is no manifest, so the store is incomplete.
-        `ValueError`: the masks are those of another first stage, or of other clips: see [`fingerprint_clips`]; or some
+        `ValueError`: the masks are those of another localizer, or of other clips: see [`fingerprint_clips`]; or some
         are missing.
     """
     path = Path(folder) / MANIFEST_NAME
@@ -147,7 +147,7 @@ def check_store(folder: str | os.PathLike, clips: datasets.Dataset, localizer_ha
         raise ValueError(f"{path} is not the manifest of a mask store: {error}. {WAY_OUT}") from error
     if localizer_hash is not None and manifest.localizer_hash != localizer_hash:
         raise ValueError(
-            f"The masks in {folder} come from another first stage: {manifest.localizer} with the hash"
+            f"The masks in {folder} come from another localizer: {manifest.localizer} with the hash"
             f" {manifest.localizer_hash[:12]}, expected {localizer_hash[:12]}. {WAY_OUT}"
         )
     fingerprint = fingerprint_clips(clips)

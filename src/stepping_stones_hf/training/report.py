@@ -179,7 +179,7 @@ def make_evaluation_tables(results: dict) -> str:
     if localized:
         header = ["what sounds", "subset", *(HEADER[name] for name in LOCALIZATION_FIGURES)]
         rows = [[method, subset, *(row[name] for name in LOCALIZATION_FIGURES)] for method, subset, row in localized]
-        parts += ["## Localisation", format_table(header, rows, percent=True)]
+        parts += ["## Localization", format_table(header, rows, percent=True)]
     if semantics:
         header = ["label maps", *(HEADER[name] for name in SEMANTIC_FIGURES)]
         rows = [[method, *(row[name] for name in SEMANTIC_FIGURES)] for method, _, row in semantics]

@@ -28,9 +28,9 @@ def test_defaults_follow_use_mask_prompt():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"mask_prompt_fusion": True}, "mask_prompt_fusion=True needs first-stage masks"),
-        ({"mask_prompt_keys": True}, "mask_prompt_keys=True needs first-stage masks"),
-        ({"attention_mask_init": "prompt"}, 'attention_mask_init="prompt" needs first-stage masks'),
+        ({"mask_prompt_fusion": True}, "mask_prompt_fusion=True needs the masks of a localizer"),
+        ({"mask_prompt_keys": True}, "mask_prompt_keys=True needs the masks of a localizer"),
+        ({"attention_mask_init": "prompt"}, 'attention_mask_init="prompt" needs the masks of a localizer'),
         (
             {
                 "use_mask_prompt": True,

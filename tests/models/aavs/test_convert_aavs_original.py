@@ -226,7 +226,7 @@ def test_a_deeper_mask2former_is_refused(mask2former):
         load_mask2former_weights(model, folder)
 
 
-def test_weights_that_transformers_initialized_anew_do_not_count_as_loaded(mask2former):
+def test_weights_that_transformers_initialized_again_do_not_count_as_loaded(mask2former):
     _, folder = mask2former
     model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, num_labels=71))
     new = load_mask2former_weights(model, folder, num_labels=71, ignore_mismatched_sizes=True)

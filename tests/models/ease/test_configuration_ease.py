@@ -87,7 +87,7 @@ def test_what_follows_from_other_fields_is_saved(backbone, tmp_path):
         ("dinov3_vit", {"query_generator_heads": 5}, "audio_hidden_size=24 must be a multiple of query_generator"),
         ("dinov3_vit", {"num_audio_tokens": 8}, "num_audio_tokens=8 must be from 1 to num_audio_centers=7"),
         ("dinov3_vit", {"audio_embedding_dim": 64, "audio_config": {}}, "audio_embedding_dim=64"),
-        ("dinov3_vit", {"mask_prompt_keys": True}, "mask_prompt_keys=True needs first-stage masks"),
+        ("dinov3_vit", {"mask_prompt_keys": True}, "mask_prompt_keys=True needs the masks of a localizer"),
         ("dinov3_vit", {"mask_prompt_key_rows": "patches"}, "mask_prompt_key_rows"),
     ],
 )

@@ -684,7 +684,7 @@ class AvssMiou(evaluate.Metric):
     def compute(
         self, *, predictions=None, references=None, video_ids=None, num_frames=None, frame_ids=None, **options
     ) -> dict | None:
-        """Compute the results of all frames that were added and those given here, and start anew."""
+        """Compute the results of all frames that were added and those given here, and start again."""
         reduction = {name: options.pop(name) for name in self._options if name in options}
         summary = _check_options(options, SUMMARY_OPTIONS[self.config_name])
         inputs = {

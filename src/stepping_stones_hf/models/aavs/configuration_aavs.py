@@ -50,8 +50,8 @@ class AAVSConfig(PreTrainedConfig):
         to the query's prototype (the paper's adaptive audio query, section 3.3). `"shared"`: the same vector is added
         to every query (the paper's origin audio query, Table 3).
     use_mask_prompt (`bool`, *optional*, defaults to `False`):
-        Whether the model is prompted with first-stage masks, `prompt_masks`: `True` for the second stage of Stepping
-        Stones, `False` for the first stage and for a one-stage model.
+        Whether the model is prompted with the masks of a localizer, `prompt_masks`: `True` for the second stage of
+        Stepping Stones, `False` for the first stage and for a one-stage model.
     mask_prompt_fusion (`bool`, *optional*):
         Whether the prompt is added to the mask features (Table 4). Defaults to `use_mask_prompt`.
     mask_prompt_keys (`bool`, *optional*):

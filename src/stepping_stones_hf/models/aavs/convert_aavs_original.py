@@ -111,7 +111,7 @@ def convert_aavs_config(
         state_dict (`dict[str, torch.Tensor]`):
             The checkpoint under the names of this library; it holds sizes that the original config does not.
         stage (`int`):
-            1 (localisation) or 2 (semantics, prompted with masks).
+            1 (localization) or 2 (semantics, prompted with masks).
         audio_config (`VGGishConfig`, *optional*):
             Config of the audio encoder, if the model is to have one.
 
@@ -169,7 +169,7 @@ def convert_aavs_checkpoint(
         config (`str` or `Path`):
             The checkpoint's original `config.json`.
         stage (`int`):
-            1 (localisation) or 2 (semantics, prompted with masks).
+            1 (localization) or 2 (semantics, prompted with masks).
         output_dir (`str` or `Path`):
             Folder to write to.
         preprocessor_config (`str` or `Path`, *optional*):
@@ -247,7 +247,7 @@ def load_mask2former_weights(
     mask2former, info = Mask2FormerForUniversalSegmentation.from_pretrained(
         pretrained_model_name_or_path, output_loading_info=True, dtype=torch.float32, **kwargs
     )
-    # With `ignore_mismatched_sizes` a parameter can have been initialized anew instead of loaded.
+    # With `ignore_mismatched_sizes` a parameter can have been initialized again instead of loaded.
     mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     not_loaded = set(info["missing_keys"]) | mismatched
     source = {rename_key(key): value for key, value in mask2former.state_dict().items() if key not in not_loaded}

@@ -184,7 +184,7 @@ class AAVSAdapterMixin:
             yield name, module
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        # As of before, e.g. of a run that goes on: the adapter was part of the layer, and the layer always there.
+        # As of before, e.g. of a run that is resumed: the adapter was part of the layer, and the layer always there.
         for name in [name for name in state_dict if name.startswith(f"{prefix}{self.adapted}.")]:
             part = name.removeprefix(f"{prefix}{self.adapted}.")
             if part.startswith("adapter."):
@@ -724,7 +724,7 @@ class AAVSModel(AudioVisualModelMixin, AAVSPreTrainedModel):
         audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
             Audio embeddings, one per frame, in place of `input_features`.
         prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
-            First-stage masks in [0, 1], of any resolution. Needed by a second-stage model
+            Masks of a localizer in [0, 1], of any resolution. Needed by a mask-prompted model
             (`config.use_mask_prompt=True`), refused by any other.
         """
         self.check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
@@ -817,7 +817,7 @@ class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTraine
         audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
             Audio embeddings, one per frame, in place of `input_features`.
         prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
-            First-stage masks in [0, 1], of any resolution. Needed by a second-stage model
+            Masks of a localizer in [0, 1], of any resolution. Needed by a mask-prompted model
             (`config.use_mask_prompt=True`), refused by any other.
         mask_labels (`list[torch.FloatTensor]`, *optional*):
             Target masks, one tensor `(num_masks, mask_height, mask_width)` of zeros and ones per frame, all of the

@@ -450,7 +450,7 @@ class AVSegFormerModel(AudioVisualModelMixin, AVSegFormerPreTrainedModel):
         audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
             Audio embeddings, one per frame, in place of `input_features`.
         prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
-            Masks of a localizer in [0, 1], of any resolution. Needed by a second-stage model
+            Masks of a localizer in [0, 1], of any resolution. Needed by a mask-prompted model
             (`config.use_mask_prompt=True`), refused by any other.
         """
         self.check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
@@ -528,7 +528,7 @@ class AVSegFormerForAudioVisualSegmentation(AudioVisualSegmentationMixin, AVSegF
         """
         In the first phase of the released recipe the backbone is frozen, in the second one it trains along: see
         [`AudioVisualSegmentationMixin.start_training_phase`]. Batch norms follow their batches in both. The released
-        program goes on with the same weights and the same optimizer.
+        program continues with the same weights and the same optimizer.
         """
         self.model.backbone.requires_grad_(phase == 2)
         return []
@@ -553,7 +553,7 @@ class AVSegFormerForAudioVisualSegmentation(AudioVisualSegmentationMixin, AVSegF
         audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
             Audio embeddings, one per frame, in place of `input_features`.
         prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
-            Masks of a localizer in [0, 1], of any resolution. Needed by a second-stage model
+            Masks of a localizer in [0, 1], of any resolution. Needed by a mask-prompted model
             (`config.use_mask_prompt=True`), refused by any other.
         labels (`torch.LongTensor` of shape `(num_frames, label_height, label_width)`, *optional*):
             Class of each pixel, or 255 where there is none. A frame of nothing but 255 is not annotated, and not

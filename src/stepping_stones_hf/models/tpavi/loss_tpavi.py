@@ -46,7 +46,7 @@ class TPAVILoss(nn.Module):
 
     The two sums are divided by the normalizers, the number of annotated frames and the number of frames; the second is
     read by the AVM of two labels alone, and not by its Kullback-Leibler divergence, which is a sum. So micro-batches
-    give the gradients of one large batch, but for two things that no normalizer can mend: the batch norms, and
+    give the gradients of one large batch, but for two things that no normalizer can fix: the batch norms, and
     `avm_target="nearest"`, which looks for the nearest frame among those of a micro-batch.
     """
 

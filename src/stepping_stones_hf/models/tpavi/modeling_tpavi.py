@@ -382,7 +382,7 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
         audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
             Audio embeddings, one per frame, in place of `input_features`.
         prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
-            Masks of a localizer in [0, 1], of any resolution. Needed by a second-stage model
+            Masks of a localizer in [0, 1], of any resolution. Needed by a mask-prompted model
             (`config.use_mask_prompt=True`), refused by any other.
         num_frames (`torch.LongTensor` of shape `(num_clips,)`, *optional*):
             Number of frames of each clip. Without it all frames are of one clip. A clip is treated in groups of
@@ -475,7 +475,7 @@ class TPAVIForAudioVisualSegmentation(AudioVisualSegmentationMixin, TPAVIPreTrai
         audio_embeddings (`torch.FloatTensor` of shape `(num_frames, audio_embedding_dim)`, *optional*):
             Audio embeddings, one per frame, in place of `input_features`.
         prompt_masks (`torch.FloatTensor` of shape `(num_frames, prompt_height, prompt_width)`, *optional*):
-            Masks of a localizer in [0, 1], of any resolution. Needed by a second-stage model
+            Masks of a localizer in [0, 1], of any resolution. Needed by a mask-prompted model
             (`config.use_mask_prompt=True`), refused by any other.
         num_frames (`torch.LongTensor` of shape `(num_clips,)`, *optional*):
             Number of frames of each clip. Without it all frames are of one clip. A clip is treated in groups of
