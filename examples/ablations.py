@@ -38,7 +38,7 @@ import json
 import os
 import subprocess
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -394,7 +394,36 @@ def run_experiment(experiment: Experiment) -> list[dict]:
     return read_results(experiment)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run_parts(args: Namespace) -> tuple[list[dict], str]:
+    """Rows and table of the parts of one system."""
+    config = args.config or EXAMPLES / "configs" / "ablations.yaml"
+    rows = run_experiment(Experiment(config, args.data_dir, args.output_dir, args.seeds, args.jobs))
+    return rows, make_table(rows, args.seeds)
+
+
+def run_table_2(args: Namespace) -> tuple[list[dict], str]:
+    """Rows and table of all systems; also draws the figure."""
+    experiments = {
+        system: Experiment(
+            EXAMPLES / "configs" / SYSTEMS[system],
+            args.data_dir,
+            args.output_dir / system.lower(),
+            args.seeds,
+            args.jobs,
+            stage_1_runs={"stage_1": []},
+            stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
+            evaluations={"qualities": EVALUATIONS["qualities"]},
+        )
+        for system in args.systems
+    }
+    by_system = {system: run_experiment(experiment) for system, experiment in experiments.items()}
+    with write_whole(args.output_dir / "figure.png") as (partial_path,):
+        draw_figure(experiments).save(partial_path)
+    rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
+    return rows, make_table_2(by_system, args.seeds)
+
+
+def parse_options(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="?", default="parts", choices=["parts", "table2"])
     parser.add_argument("--config", type=Path, help="recipe of the parts; by default configs/ablations.yaml")
@@ -406,34 +435,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.experiment == "table2" and args.config is not None:
         raise ValueError("--config is for the parts of one system: table2 has a recipe for each of --systems.")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_options(argv)
     if args.data_dir is None:
         args.data_dir = args.output_dir / "mini-avsbench"
         if not args.data_dir.exists():
             make_mini_avsbench(args.data_dir)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    common = {"data_dir": args.data_dir, "seeds": args.seeds, "jobs": args.jobs}
-    if args.experiment == "parts":
-        config = args.config or EXAMPLES / "configs" / "ablations.yaml"
-        rows = run_experiment(Experiment(config, output_dir=args.output_dir, **common))
-        table = make_table(rows, args.seeds)
-    else:
-        experiments = {
-            system: Experiment(
-                EXAMPLES / "configs" / SYSTEMS[system],
-                output_dir=args.output_dir / system.lower(),
-                stage_1_runs={"stage_1": []},
-                stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
-                evaluations={"qualities": EVALUATIONS["qualities"]},
-                **common,
-            )
-            for system in args.systems
-        }
-        by_system = {system: run_experiment(experiment) for system, experiment in experiments.items()}
-        rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
-        table = make_table_2(by_system, args.seeds)
-        with write_whole(args.output_dir / "figure.png") as (partial_path,):
-            draw_figure(experiments).save(partial_path)
+    rows, table = run_parts(args) if args.experiment == "parts" else run_table_2(args)
     write_csv(rows, args.output_dir / "results.csv")
     write_text(args.output_dir / "table.md", table + "\n")
     print(table)
