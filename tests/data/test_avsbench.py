@@ -641,6 +641,7 @@ class TestLoadDataset:
         for row, other in zip(clips, expected):
             assert_same_images(row["frames"], other["frames"])
 
+    @pytest.mark.parametrize("streaming", [False, True])
     def test_home_folder_may_be_abbreviated(self, mini_dir, monkeypatch, load, streaming):
         monkeypatch.setenv("HOME", str(mini_dir.parent))
         assert len(list(load("s4", f"~/{mini_dir.name}", split="train", streaming=streaming))) == 3

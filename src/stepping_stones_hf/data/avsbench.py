@@ -346,8 +346,9 @@ def load_avsbench(
     return datasets.load_dataset(
         "avsbench",
         config,
-        # `datasets` takes paths for patterns, and its search for these does not follow links.
-        data_files=glob.escape(str(Path(metadata_path).parent.resolve() / Path(metadata_path).name)),
+        # `datasets` takes paths for patterns, and its search for these does not follow links. Nor is `Path` the usual
+        # one here once it has loaded something: it then splits paths at double colons.
+        data_files=glob.escape(str(metadata_path.parent.resolve() / metadata_path.name)),
         split=split,
         streaming=streaming,
         on_error=on_error,
