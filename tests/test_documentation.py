@@ -38,7 +38,7 @@ from packaging.version import Version
 
 import stepping_stones_hf
 from stepping_stones_hf import AutoModelForAudioVisualSegmentation, VGGishConfig, VGGishModel
-from stepping_stones_hf.cli import make_parser
+from stepping_stones_hf.cli import CONVERTIBLE_MODELS, make_parser
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.vggish.convert_vggish_original import ORIGINAL_KEYS
 from stepping_stones_hf.training.arguments import read_recipe
@@ -252,11 +252,12 @@ def test_the_page_of_models_has_a_row_for_each():
     assert all(f"](model_doc/{name}.md)" in link for name, link in rows.items())
     names = [re.match(r"\[(.+)\]", link)[1] for link in rows.values()]
     assert names == [row["model"] for row in read_table(MODELS_PAGE, "Which preset")]
-    assert list(rows) == [row["`--model`"].strip("`") for row in read_table(MODELS_PAGE, "Released checkpoints")]
+    convertible = [row["`--model`"].strip("`") for row in read_table(MODELS_PAGE, "Released checkpoints")]
+    assert convertible == list(CONVERTIBLE_MODELS)
     published = [
         row for by in ("AVSBench's", "CAVP's", "EASE's") for row in read_table(MODELS_PAGE, f"By {by} protocol")
     ]
-    assert {row["model"].split(",")[0] for row in published} == set(names)
+    assert {row["model"].split(",")[0] for row in published} <= set(names)
 
 
 def test_the_page_of_models_names_presets_that_are_there_and_all_of_them():
