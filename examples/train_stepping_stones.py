@@ -210,7 +210,10 @@ class RunArguments:
     num_warmup_steps: int = field(default=100, metadata={"help": "Optimizer steps of linear warm-up."})
     num_backbone_warmup_steps: int | None = field(
         default=None,
-        metadata={"help": "Those of a pretrained backbone, which begin after the others. With polynomial, 0.9."},
+        metadata={"help": "Those of a pretrained backbone, which begin after the others. With polynomial."},
+    )
+    polynomial_power: float | None = field(
+        default=None, metadata={"help": "Power of the schedule polynomial, which then falls to 0."}
     )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "A checkpoint every so many steps, or epoch."})
     resume_from_checkpoint: str | None = field(
@@ -276,10 +279,9 @@ def get_arguments(*groups: DataArguments | ModelSettings | RunArguments) -> dict
 def check_arguments(data_args: DataArguments, args: RunArguments) -> None:
     """Refuses what would otherwise stop a run after its first step, or be ignored."""
     SchedulerType(args.lr_scheduler_type)
-    if args.num_backbone_warmup_steps is not None and args.lr_scheduler_type != "polynomial":
-        raise ValueError(
-            f"--num_backbone_warmup_steps goes with --lr_scheduler_type polynomial, got {args.lr_scheduler_type}."
-        )
+    for name in ("num_backbone_warmup_steps", "polynomial_power"):
+        if getattr(args, name) is not None and args.lr_scheduler_type != "polynomial":
+            raise ValueError(f"--{name} goes with --lr_scheduler_type polynomial, got {args.lr_scheduler_type}.")
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
@@ -367,7 +369,7 @@ def make_collator(run: Run, processor: ProcessorMixin, prompt=None, evaluation: 
     first_frame, transform = "once" if evaluation else run.data_args.first_frame, None
     if run.data_args.augmentation is not None and not evaluation:
         size, block = processor.image_processor.size, parse_block(run.data_args.augmentation)
-        check_names("The block augmentation", block, {"flip", "scale", "crop", "color"})
+        check_names("The block augmentation", block, Augmentation.__dataclass_fields__.keys() - {"size", "seed"})
         transform = Augmentation((size.height, size.width), **block)
     return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation, transform)
 
@@ -509,7 +511,7 @@ def train(
         steps = [args.num_warmup_steps, phase_steps, args.num_backbone_warmup_steps]
         # A prepared scheduler makes a step for each process.
         steps = [count and count * accelerator.num_processes for count in steps]
-        scheduler = make_scheduler(args.lr_scheduler_type, optimizer, *steps)
+        scheduler = make_scheduler(args.lr_scheduler_type, optimizer, *steps, args.polynomial_power)
         prepared, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
         if resumes:
             accelerator.load_state(checkpoint)

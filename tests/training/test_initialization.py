@@ -45,10 +45,11 @@ def test_a_model_block_that_is_wrong(block, message):
 def test_an_image_processor_block_that_is_wrong():
     config = make_config({"model_type": "aavs"}, localizes=True, prompted=False)
     size = {"height": 64, "width": 64}
-    processor = make_new_processor(config, True, {"size": size, "score_rule": "probability"})
-    assert (processor.image_processor.size.height, processor.image_processor.score_rule) == (64, "probability")
-    with pytest.raises(ValueError, match="block image_processor of the recipe has unknown fields: sise"):
-        make_new_processor(config, True, {"sise": size})
+    processor = make_new_processor(config, True, {"size": size, "ignore_index": 254})
+    assert (processor.image_processor.size.height, processor.image_processor.ignore_index) == (64, 254)
+    # The second is the model's, and not a recipe's.
+    with pytest.raises(ValueError, match="block image_processor of the recipe has unknown fields: score_rule, sise"):
+        make_new_processor(config, True, {"sise": size, "score_rule": "probability"})
 
 
 @pytest.mark.parametrize("text", ["True", "aavs", "[1]"])

@@ -12,11 +12,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-What configs of models with queries share: the places where the mask of a localizer enters (Stepping Stones, section
-3.3 and Table 4).
+What configs share: whether the parts fit one another, and, of models with queries, the places where the mask of a
+localizer enters (Stepping Stones, section 3.3 and Table 4).
 """
 
 from transformers import PreTrainedConfig
+
+
+def check_audio_config(config: PreTrainedConfig) -> None:
+    """Raises a `ValueError` if the embeddings of the audio encoder, if there is one, are not what the model takes."""
+    if config.audio_config is not None and config.audio_config.embedding_dim != config.audio_embedding_dim:
+        raise ValueError(
+            f"audio_embedding_dim={config.audio_embedding_dim}, but the audio encoder's embeddings have "
+            f"{config.audio_config.embedding_dim} values (audio_config.embedding_dim). Make them equal."
+        )
 
 
 def fill_prompt_fields(config: PreTrainedConfig) -> None:
@@ -53,4 +62,4 @@ def check_prompt_fields(config: PreTrainedConfig) -> None:
         )
 
 
-__all__ = ["check_prompt_fields", "fill_prompt_fields"]
+__all__ = ["check_audio_config", "check_prompt_fields", "fill_prompt_fields"]

@@ -28,7 +28,7 @@ from ..deprecation import warn_of_new_name
 BASE = "base"
 
 
-def read_recipe(path: str | os.PathLike, followed: tuple[Path, ...] = ()) -> dict:
+def read_recipe(path: str | os.PathLike) -> dict:
     """
     Reads a recipe, a yaml or json file with arguments of a script.
 
@@ -36,8 +36,6 @@ def read_recipe(path: str | os.PathLike, followed: tuple[Path, ...] = ()) -> dic
         path (`str` or `PathLike`):
             The file. Its `base` is another recipe, by its path from the folder of this one, whose arguments hold where
             it has none of its own.
-        followed (`tuple[Path, ...]`, *optional*):
-            The recipes that build on it, of which none can be its base.
 
     Returns:
         `dict`: the arguments.
@@ -46,22 +44,24 @@ def read_recipe(path: str | os.PathLike, followed: tuple[Path, ...] = ()) -> dic
         `FileNotFoundError`: there is no such file.
         `ValueError`: it is no yaml, holds something else than names with values, or builds on itself.
     """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a yaml or json file: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} should hold arguments with their values, and holds a {type(values).__name__}.")
-    base = values.pop(BASE, None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ValueError(f"{path} has the base {base!r}, expected the path of another recipe.")
-    followed = (*followed, path.resolve())
-    if (path.parent / base).resolve() in followed:
-        raise ValueError(f"{path} has the base {base}, which builds on it: a recipe cannot build on itself.")
-    return read_recipe(path.parent / base, followed) | values
+    path, arguments, followed = Path(path), {}, set()
+    while True:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a yaml or json file: {' '.join(str(error).split())}.") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} should hold arguments with their values, and holds a {type(values).__name__}.")
+        base = values.pop(BASE, None)
+        arguments = values | arguments
+        if base is None:
+            return arguments
+        if not isinstance(base, str):
+            raise ValueError(f"{path} has the base {base!r}, expected the path of another recipe.")
+        followed.add(path.resolve())
+        if (path.parent / base).resolve() in followed:
+            raise ValueError(f"{path} has the base {base}, which builds on it: a recipe cannot build on itself.")
+        path = path.parent / base
 
 
 def parse_arguments(

@@ -28,7 +28,6 @@ from ..models.auto import (
     make_processor,
 )
 from ..models.conversion import name_labels
-from ..models.image_processing_base import AudioVisualImageProcessorMixin
 from ..models.processing_base import AudioVisualProcessor
 from ..models.vggish import load_vggish
 
@@ -165,8 +164,7 @@ def make_new_processor(
     """
     fields = dict(image_processor)
     image_processor_class = IMAGE_PROCESSOR_MAPPING[type(config)]["pil"]
-    known = {*image_processor_class.valid_kwargs.__annotations__, *vars(AudioVisualImageProcessorMixin)}
-    check_names("The block image_processor", fields, known)
+    check_names("The block image_processor", fields, image_processor_class.valid_kwargs.__annotations__.keys())
     if image_size is not None:
         sizes = {name for name in fields if name.endswith("size")} | {"size", "label_size"}
         fields |= dict.fromkeys(sizes, {"height": image_size, "width": image_size})

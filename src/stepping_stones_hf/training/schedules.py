@@ -20,16 +20,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 
-# Of the polynomial that learning rates with a delayed backbone fall by, as in the released program of EASE.
-DECAY_POWER = 0.9
-
-
-def get_factor(step: int, first_step: int, num_warmup_steps: int, num_training_steps: int) -> float:
+def get_factor(step: int, first_step: int, num_warmup_steps: int, num_training_steps: int, power: float) -> float:
     """0 until `first_step`, then linear to 1 in the warm-up, then polynomial to 0 at the last step."""
+    if step < first_step:
+        return 0.0
     warmed_up = first_step + num_warmup_steps
     if step < warmed_up:
-        return max(step - first_step, 0) / num_warmup_steps
-    return max(1 - (step - warmed_up) / max(num_training_steps - warmed_up, 1), 0.0) ** DECAY_POWER
+        return (step - first_step) / num_warmup_steps
+    return max(1 - (step - warmed_up) / max(num_training_steps - warmed_up, 1), 0.0) ** power
 
 
 def make_scheduler(
@@ -38,9 +36,10 @@ def make_scheduler(
     num_warmup_steps: int,
     num_training_steps: int,
     num_backbone_warmup_steps: int | None = None,
+    power: float | None = None,
 ) -> LRScheduler:
     """
-    Makes a schedule for all parameters, or one that delays a pretrained backbone.
+    Makes a schedule for all parameters, or a polynomial one that delays a pretrained backbone.
 
     Args:
         name (`str`):
@@ -53,16 +52,20 @@ def make_scheduler(
             Steps in all.
         num_backbone_warmup_steps (`int`, *optional*):
             Steps of warm-up of the groups that are `is_backbone`. They begin where those of the others end; until then
-            the rate is 0. Both then fall by a polynomial of the power 0.9, whatever `name` is.
+            the rate is 0. Goes with `"polynomial"`.
+        power (`float`, *optional*):
+            Power of `"polynomial"`, which then falls to 0. By default it is that of `transformers`: 1, to 1e-7.
     """
     if num_backbone_warmup_steps is None:
-        return get_scheduler(name, optimizer, num_warmup_steps=num_warmup_steps, num_training_steps=num_training_steps)
+        options = {} if power is None else {"power": power, "lr_end": 0.0}
+        return get_scheduler(name, optimizer, num_warmup_steps, num_training_steps, scheduler_specific_kwargs=options)
     lambdas = [
         partial(
             get_factor,
             first_step=num_warmup_steps if group.get("is_backbone") else 0,
             num_warmup_steps=num_backbone_warmup_steps if group.get("is_backbone") else num_warmup_steps,
             num_training_steps=num_training_steps,
+            power=1.0 if power is None else power,
         )
         for group in optimizer.param_groups
     ]

@@ -48,7 +48,8 @@ def test_the_presets_train_as_far_as_the_script_can_as_the_released_program_does
     assert (args.stage, data_args.stage_1_dataset, args.seed) == (stage, name, 666)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 1)
     assert (args.lr_scheduler_type, args.num_warmup_steps, args.weight_decay) == ("polynomial", 0, 1e-4)
-    assert args.num_backbone_warmup_steps == 0 and parse_block(data_args.augmentation) == {"flip": 0.5}
+    assert (args.polynomial_power, args.num_backbone_warmup_steps) == (0.9, None)
+    assert parse_block(data_args.augmentation) == {"flip": 0.5}
     assert (args.stage_1_epochs, args.stage_1_max_steps) == (epochs, steps)
     # Nothing is frozen, and nothing clipped.
     assert (args.stage_1_parameters, args.stage_1_max_grad_norm) == (None, None)

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
-from ..configuration_base import check_prompt_fields, fill_prompt_fields
+from ..configuration_base import check_audio_config, check_prompt_fields, fill_prompt_fields
 from ..vggish import VGGishConfig
 
 
@@ -223,11 +223,7 @@ class AAVSConfig(PreTrainedConfig):
                 f'{self.backbone_config.out_features}. Set out_features=["stage1", "stage2", "stage3", "stage4"].'
             )
         check_prompt_fields(self)
-        if self.audio_config is not None and self.audio_config.embedding_dim != self.audio_embedding_dim:
-            raise ValueError(
-                f"audio_embedding_dim={self.audio_embedding_dim}, but the audio encoder's embeddings have "
-                f"{self.audio_config.embedding_dim} values (audio_config.embedding_dim). Make them equal."
-            )
+        check_audio_config(self)
         if self.decoder_layers < 1 or self.adapter_reduction < 1 or self.train_num_points < 1:
             raise ValueError(
                 "decoder_layers, adapter_reduction and train_num_points must be at least 1, got "

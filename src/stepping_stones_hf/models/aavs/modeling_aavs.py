@@ -50,7 +50,14 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPreTrainedModel,
     Mask2FormerSinePositionEmbedding,
 )
-from transformers.models.swin.modeling_swin import SwinAttention, SwinDropPath, SwinLayer, SwinMLP, SwinStage
+from transformers.models.swin.modeling_swin import (
+    SwinAttention,
+    SwinDropPath,
+    SwinLayer,
+    SwinMLP,
+    SwinStage,
+    eager_attention_forward,
+)
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -279,25 +286,6 @@ class AAVSAudioProjector(nn.Module):
 
     def forward(self, audio_embeddings: torch.Tensor) -> torch.Tensor:
         return self.linear_2(nn.functional.relu(self.linear_1(audio_embeddings)))
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        attn_weights = attn_weights + attention_mask
-    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
-    attn_output = torch.matmul(attn_weights, value).transpose(1, 2).contiguous()
-    return attn_output, attn_weights
 
 
 class AAVSSelfAttention(AAVSAdapterMixin, nn.Module):

@@ -21,6 +21,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
 from ..backbones import PVT_V2_B5, check_backbone_config
+from ..configuration_base import check_audio_config
 from ..vggish import VGGishConfig
 
 
@@ -146,11 +147,7 @@ class AVSegFormerConfig(PreTrainedConfig):
         """Raises a `ValueError` where two fields contradict each other."""
         super().validate_architecture()
         check_backbone_config(self.backbone_config, "AVSegFormer")
-        if self.audio_config is not None and self.audio_config.embedding_dim != self.audio_embedding_dim:
-            raise ValueError(
-                f"audio_embedding_dim={self.audio_embedding_dim}, but the audio encoder's embeddings have "
-                f"{self.audio_config.embedding_dim} values (audio_config.embedding_dim). Make them equal."
-            )
+        check_audio_config(self)
         if self.hidden_dim < 1 or self.hidden_dim % NUM_GROUPS or self.hidden_dim % self.num_attention_heads:
             raise ValueError(
                 f"hidden_dim={self.hidden_dim} must be a multiple of {NUM_GROUPS}, since its group norms have so many "

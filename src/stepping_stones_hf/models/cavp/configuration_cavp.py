@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
+from ..configuration_base import check_audio_config
 from ..vggish import VGGishConfig
 
 
@@ -157,11 +158,7 @@ class CAVPConfig(PreTrainedConfig):
                 "CAVP takes the feature maps of strides 4 and 16; backbone_config has out_features="
                 f'{self.backbone_config.out_features}. Set out_features=["stage1", "stage4"].'
             )
-        if self.audio_config is not None and self.audio_config.embedding_dim != self.audio_embedding_dim:
-            raise ValueError(
-                f"audio_embedding_dim={self.audio_embedding_dim}, but the audio encoder's embeddings have "
-                f"{self.audio_config.embedding_dim} values (audio_config.embedding_dim). Make them equal."
-            )
+        check_audio_config(self)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"aspp_dim={self.aspp_dim} and low_level_dim={self.low_level_dim} make {self.hidden_size} channels, "

@@ -21,7 +21,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
-from ..configuration_base import check_prompt_fields, fill_prompt_fields
+from ..configuration_base import check_audio_config, check_prompt_fields, fill_prompt_fields
 from ..vggish import VGGishConfig
 
 
@@ -310,11 +310,7 @@ class EASEConfig(PreTrainedConfig):
                 f"num_audio_tokens={self.num_audio_tokens} must be from 1 to num_audio_centers="
                 f"{self.num_audio_centers}."
             )
-        if self.audio_config is not None and self.audio_config.embedding_dim != self.audio_embedding_dim:
-            raise ValueError(
-                f"audio_embedding_dim={self.audio_embedding_dim}, but the audio encoder's embeddings have "
-                f"{self.audio_config.embedding_dim} values (audio_config.embedding_dim). Make them equal."
-            )
+        check_audio_config(self)
 
 
 __all__ = ["EASEConfig"]

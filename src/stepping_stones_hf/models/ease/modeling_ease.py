@@ -61,6 +61,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import (
     DINOv3ViTRopePositionEmbedding,
     apply_rotary_pos_emb,
 )
+from transformers.models.eomt.modeling_eomt import eager_attention_forward
 from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3MaskHead, EomtDinov3ScaleBlock
 from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2BlockLayer, PvtV2SelfAttention
 from transformers.processing_utils import Unpack
@@ -152,25 +153,6 @@ class EASEForAudioVisualSegmentationOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        attn_weights = attn_weights + attention_mask
-    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
-    attn_output = torch.matmul(attn_weights, value).transpose(1, 2).contiguous()
-    return attn_output, attn_weights
 
 
 def split_heads(hidden_states: torch.Tensor, num_heads: int) -> torch.Tensor:
