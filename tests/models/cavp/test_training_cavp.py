@@ -76,7 +76,7 @@ def test_killed_a_run_resumes_to_the_same_weights_and_the_same_sound_bank(common
 
 
 def test_two_processes_give_the_losses_and_gradients_of_two_passes(common, tmp_path):
-    """Not those of one batch of both: batch norms and other sounds are a pass's own."""
+    """Not those of one batch of both: the other sounds are a pass's own."""
 
     def arguments(name: str, passes: int) -> list[str]:
         # The bank of two processes is that of the first one.
