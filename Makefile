@@ -17,13 +17,14 @@ demo: $(VENV)/.installed
 		--num_cpu_threads_per_process 1 examples/train_stepping_stones.py --output_dir $(DEMO) --resume_from_checkpoint latest
 	$(BIN)/python examples/segment_mini_avsbench.py --run $(DEMO)
 
+# A file's tests stay together, so that what they share is made once.
 test: quality
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # Among them those that need the extras "adapt" and "export".
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,adapt,export]"
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # The suite on other releases than the pinned ones, each in an environment of its own: the oldest transformers that
 # setup.cfg admits, what is pinned, the newest transformers, and the newest of everything that setup.cfg admits.
@@ -45,7 +46,7 @@ test-matrix-%:
 		-c .venv-matrix/$*/constraints.txt -e ".[dev]"
 	.venv-matrix/$*/bin/python -m pip list --disable-pip-version-check --format freeze \
 		| grep -E '^(accelerate|datasets|evaluate|huggingface_hub|numpy|pillow|torch|torchvision|transformers)=='
-	.venv-matrix/$*/bin/python -m pytest -n 2 -m "not slow"
+	.venv-matrix/$*/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # The demo's page in a real browser. SCREENSHOT=page.png keeps a picture of it.
 browser-test: $(VENV)/.installed

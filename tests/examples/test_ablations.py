@@ -350,6 +350,7 @@ def tiny_systems(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "run_all", run_all)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_systems")
 def test_table_2_ends_with_a_figure_of_frame_truth_before_and_after_for_each_system(tmp_path, monkeypatch):
     # As many masks as it takes to give them a mean IoU of 77.1 %.

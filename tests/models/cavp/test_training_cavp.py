@@ -75,6 +75,7 @@ def test_killed_a_run_resumes_to_the_same_weights_and_the_same_sound_bank(common
     assert_same_run(run(tmp_path / "out", common, {"resume_from_checkpoint": "latest"}), whole)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_and_gradients_of_two_passes(common, tmp_path):
     """Not those of one batch of both: the other sounds are a pass's own."""
 
