@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 
 # Nothing in the test suite may reach for the Hub.
@@ -23,6 +24,14 @@ os.environ["HF_EVALUATE_OFFLINE"] = "1"
 
 FIXTURES_DIR = Path(__file__).parent / "fixtures"
 SHARED_DIR = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """What a test runs may set them, and with another number of threads products are rounded differently."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -64,11 +64,13 @@ print("loaded", end="")
 
 
 def run_without_the_library(script: str, *arguments: str, folder: Path) -> str:
+    # As many threads as here: products are rounded differently with others.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     modules = {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | modules,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | modules | threads,
         capture_output=True,
         text=True,
         timeout=300,
