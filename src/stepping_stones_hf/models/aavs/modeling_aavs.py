@@ -46,7 +46,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
-    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    Mask2FormerPixelDecoderOutput,
     Mask2FormerPreTrainedModel,
     Mask2FormerSinePositionEmbedding,
 )
@@ -63,6 +63,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..deformable_attention import DeformableAttention, MultiScaleDeformableAttention, get_reference_points
 from ..loss_mask_classification import MaskClassificationLoss
 from ..modeling_base import (
     AudioVisualModelMixin,
@@ -169,7 +170,7 @@ class AAVSAdapter(nn.Module):
         self.up_proj = nn.Linear(hidden_size // reduction, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.up_proj(nn.functional.relu(self.down_proj(hidden_states)))
+        return self.up_proj(nn.functional.relu_(self.down_proj(hidden_states)))
 
 
 class AAVSAdapterMixin:
@@ -217,14 +218,13 @@ class AAVSSwinMLP(AAVSAdapterMixin, SwinMLP):
         return hidden_states + self.adapter(hidden_states)
 
 
-class AAVSDeformableAttention(AAVSAdapterMixin, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+class AAVSDeformableAttention(AAVSAdapterMixin, DeformableAttention):
     """Without a residual connection: all that the attention gathered passes through the bottleneck."""
 
     adapted = "output_proj"
 
-    def forward(self, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_states, attn_weights = super().forward(*args, **kwargs)
-        return self.adapter(hidden_states), attn_weights
+    def forward(self, *args) -> torch.Tensor:
+        return self.adapter(super().forward(*args))
 
 
 def add_adapter(module: nn.Module, adapted_class: type[AAVSAdapterMixin], reduction: int) -> None:
@@ -260,20 +260,65 @@ class AAVSPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderE
 
     def __init__(self, config: AAVSConfig):
         super().__init__(config)
+        self.self_attn.attn = MultiScaleDeformableAttention()
         add_adapter(self.self_attn, AAVSDeformableAttention, config.adapter_reduction)
         # CODEPATH: the released checkpoint of the second stage projects, those of the first stage do not
         if not config.apply_output_projection:
             self.self_attn.output_proj = nn.Identity()
 
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (frames, pixels, feature_size), one map after the other
+        position_embeddings: torch.Tensor,  # (1, pixels, feature_size)
+        reference_points: torch.Tensor,  # (1, pixels, levels, 2)
+        spatial_shapes: list[tuple[int, int]],
+    ) -> torch.Tensor:
+        dropout = partial(nn.functional.dropout, p=self.dropout, training=self.training)
+        attended = self.self_attn(hidden_states, position_embeddings, reference_points, spatial_shapes)
+        hidden_states = self.self_attn_layer_norm(hidden_states + dropout(attended))
+        update = dropout(nn.functional.relu_(self.fc1(hidden_states)), p=self.activation_dropout)
+        return self.final_layer_norm(hidden_states + dropout(self.fc2(update)))
+
 
 class AAVSPixelDecoder(Mask2FormerPixelDecoder):
-    """Mask2Former's pixel decoder with adapters."""
+    """Mask2Former's pixel decoder with adapters, for frames without padding."""
 
     def __init__(self, config: AAVSConfig, feature_channels: list[int]):
         super().__init__(config, feature_channels)
         self.encoder.layers = nn.ModuleList([AAVSPixelDecoderLayer(config) for _ in range(config.encoder_layers)])
         # transformers' own is on the CPU even under `torch.device("meta")`.
         self.level_embed = nn.Parameter(torch.empty(self.level_embed.shape))
+
+    def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> Mask2FormerPixelDecoderOutput:
+        # each (frames, channels, h, w), of strides 4 to 32
+        levels = [
+            projection(feature_map) for projection, feature_map in zip(self.input_projections, feature_maps[::-1])
+        ]
+        spatial_shapes = [tuple(level.shape[-2:]) for level in levels]
+        position_embeddings = [
+            self.position_embedding((1, *level.shape[1:]), level.device, level.dtype).flatten(2).mT + embedding
+            for level, embedding in zip(levels, self.level_embed)
+        ]
+        position_embeddings = torch.cat(position_embeddings, dim=1)
+        reference_points = get_reference_points(spatial_shapes, position_embeddings)
+        hidden_states = torch.cat([level.flatten(2).mT for level in levels], dim=1)
+        for layer in self.encoder.layers:
+            hidden_states = layer(hidden_states, position_embeddings, reference_points, spatial_shapes)
+        outputs = [
+            pixels.mT.unflatten(2, shape)
+            for pixels, shape in zip(hidden_states.split([h * w for h, w in spatial_shapes], dim=1), spatial_shapes)
+        ]
+        mask_features = outputs[-1]
+        for lateral, convolution, feature_map in zip(
+            self.lateral_convolutions, self.output_convolutions, feature_maps[: self.num_fpn_levels][::-1]
+        ):
+            larger = nn.functional.interpolate(
+                mask_features, size=feature_map.shape[-2:], mode="bilinear", align_corners=False
+            )
+            mask_features = convolution(lateral(feature_map) + larger)
+        return Mask2FormerPixelDecoderOutput(
+            multi_scale_features=tuple(outputs), mask_features=self.mask_projection(mask_features)
+        )
 
 
 class AAVSAudioProjector(nn.Module):
@@ -720,7 +765,7 @@ class AAVSModel(AudioVisualModelMixin, AAVSPreTrainedModel):
             audio_embeddings = self.get_audio_embeddings(input_features)
 
         feature_maps = self.backbone(pixel_values).feature_maps
-        pixels = self.pixel_decoder(feature_maps, output_attentions=False, output_hidden_states=False)
+        pixels = self.pixel_decoder(feature_maps)
         return self.decoder(
             pixels.multi_scale_features,
             pixels.mask_features,

@@ -40,7 +40,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 # Modules of other models, where upstream would write them out again.
 from transformers.models.detr.modeling_detr import DetrCrossAttention, DetrSelfAttention
 from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerSinePositionEmbedding,
 )
 from transformers.processing_utils import Unpack
@@ -49,6 +48,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..backbones import build_backbone, load_backbone_weights
+from ..deformable_attention import DeformableAttention, get_reference_points
 from ..modeling_base import (
     AudioVisualModelMixin,
     AudioVisualPreTrainedMixin,
@@ -153,7 +153,7 @@ class AVSegFormerEncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: AVSegFormerConfig):
         super().__init__()
-        self.self_attn = Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(
+        self.self_attn = DeformableAttention(
             config.hidden_dim, config.num_attention_heads, NUM_ENCODER_LEVELS, config.num_sampling_points
         )
         self.self_attn_layer_norm = nn.LayerNorm(config.hidden_dim)
@@ -169,13 +169,7 @@ class AVSegFormerEncoderLayer(GradientCheckpointingLayer):
         reference_points: torch.Tensor,  # (1, pixels, levels, 2), x and y from 0 to 1
         spatial_shapes: list[tuple[int, int]],  # height and width of each level
     ) -> torch.Tensor:
-        attended, _ = self.self_attn(
-            hidden_states,
-            encoder_hidden_states=hidden_states,
-            position_embeddings=position_embeddings,
-            reference_points=reference_points,
-            spatial_shapes_list=spatial_shapes,
-        )
+        attended = self.self_attn(hidden_states, position_embeddings, reference_points, spatial_shapes)
         hidden_states = self.self_attn_layer_norm(hidden_states + self.dropout(attended))
         update = self.fc2(self.dropout(nn.functional.gelu(self.fc1(hidden_states))))
         return self.final_layer_norm(hidden_states + self.dropout(update))
@@ -200,22 +194,11 @@ class AVSegFormerEncoder(nn.Module):
             embeddings.append(positions.flatten(2).mT + self.level_embed.weight[level])
         return torch.cat(embeddings, dim=1)
 
-    def get_reference_points(self, feature_maps: list[torch.Tensor]) -> torch.Tensor:
-        """`(1, pixels, levels, 2)`: x and y of the pixels' centers, from 0 to 1; the same for each level."""
-        points = []
-        for feature_map in feature_maps:
-            height, width = feature_map.shape[-2:]
-            y = (torch.arange(height, device=feature_map.device) + 0.5) / height
-            x = (torch.arange(width, device=feature_map.device) + 0.5) / width
-            points.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1))
-        points = torch.cat(points).to(feature_maps[0].dtype)
-        return points[None, :, None].expand(-1, -1, len(feature_maps), -1)
-
     def forward(self, feature_maps: list[torch.Tensor]) -> torch.Tensor:
         # each (frames, hidden_dim, h, w) -> (frames, pixels, hidden_dim), one level after the other
         position_embeddings = self.get_position_embeddings(feature_maps)
-        reference_points = self.get_reference_points(feature_maps)
         spatial_shapes = [tuple(feature_map.shape[-2:]) for feature_map in feature_maps]
+        reference_points = get_reference_points(spatial_shapes, position_embeddings)
         hidden_states = torch.cat([feature_map.flatten(2).mT for feature_map in feature_maps], dim=1)
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings, reference_points, spatial_shapes)
@@ -372,7 +355,7 @@ class AVSegFormerPreTrainedModel(AudioVisualPreTrainedMixin, PreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
-        elif isinstance(module, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+        elif isinstance(module, DeformableAttention):
             # Each head looks in a direction of its own, the farther the higher the point's number.
             angles = torch.arange(module.n_heads) * (2.0 * math.pi / module.n_heads)
             directions = torch.stack([angles.cos(), angles.sin()], dim=-1)

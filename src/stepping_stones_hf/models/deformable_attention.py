@@ -1,0 +1,168 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Multi-scale deformable attention ([Deformable DETR](https://huggingface.co/papers/2010.04159), section 4.1): each query
+looks at a few points of each feature map, which it chooses itself.
+"""
+
+import torch
+from torch import nn
+from transformers.integrations import use_kernel_forward_from_hub
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    multi_scale_deformable_attention,
+)
+
+
+def gather_points(
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    sampling_locations: torch.Tensor,
+    attention_weights: torch.Tensor,
+) -> torch.Tensor:
+    """
+    The weighted sum of the values at points, as `multi_scale_deformable_attention` of transformers gives it, in a
+    single pass over what the points need: the value at a point is a weighted sum of the pixels around it, and the sum
+    of these sums is one lookup in a table of pixels. The values at the points, 48 times what comes out for three
+    feature maps and four points, are never in memory.
+
+    Args:
+        value (`torch.Tensor` of shape `(batch_size, pixels, num_heads, head_dim)`):
+            Feature maps, one after the other.
+        spatial_shapes (`list[tuple[int, int]]`):
+            Height and width of each.
+        sampling_locations (`torch.Tensor` of shape `(batch_size, queries, num_heads, levels, points, 2)`):
+            x and y of the points, 0 to 1 from the one edge of a map to the other. What lies around a map is 0.
+        attention_weights (`torch.Tensor` of shape `(batch_size, queries, num_heads, levels, points)`):
+            Weights of the points.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, queries, num_heads * head_dim)`.
+    """
+    batch_size, _, num_heads, head_dim = value.shape
+    num_queries, (num_levels, num_points) = sampling_locations.shape[1], sampling_locations.shape[3:5]
+    # Zeros around each map: one row and column before it, two after it.
+    feature_maps = value.float().flatten(2).split([height * width for height, width in spatial_shapes], dim=1)
+    feature_maps = [
+        nn.functional.pad(feature_map.unflatten(1, shape), (0, 0, 1, 2, 1, 2)).flatten(1, 2)
+        for feature_map, shape in zip(feature_maps, spatial_shapes)
+    ]
+    table = torch.cat(feature_maps, dim=1).view(-1, head_dim)  # (batch_size * padded pixels * num_heads, head_dim)
+    num_lookups = batch_size * num_queries * num_heads * num_levels * num_points * 4
+    integer = torch.int32 if num_lookups < 2**31 else torch.int64
+
+    # Column and row of the pixel above and to the left of a point, and how far the point is from it.
+    sizes = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=torch.float32)[:, None]
+    places = torch.addcmul(torch.tensor(0.5), sampling_locations.float(), sizes)  # the first column of zeros is 0
+    places = places.clamp(torch.tensor(0.0), sizes + 1)
+    corner = places.floor()
+    right, below = (places - corner).unbind(-1)
+    corner = corner.nan_to_num_().to(integer)  # what comes out is NaN by `right` and `below`
+
+    # Rows of the table.
+    num_pixels = torch.tensor([feature_map.shape[1] for feature_map in feature_maps])
+    strides = torch.tensor([(num_heads, (width + 3) * num_heads) for _, width in spatial_shapes], dtype=integer)
+    first = torch.arange(batch_size)[:, None, None] * num_pixels.sum() + num_pixels.cumsum(0) - num_pixels
+    first = (first * num_heads + torch.arange(num_heads)[:, None]).to(integer)[:, None, :, :, None]
+    index = first.addcmul(corner[..., 0], strides[:, :1]).addcmul_(corner[..., 1], strides[:, 1:])
+    corners = torch.stack([0 * strides[:, 0], *strides.unbind(1), strides.sum(1, dtype=integer)])  # (4, levels)
+    index = index[:, :, :, None] + corners[..., None]  # (batch_size, queries, num_heads, 4, levels, points)
+
+    to_right = attention_weights.float() * right
+    to_left = attention_weights.float() - to_right
+    right_below, left_below = to_right * below, to_left * below
+    weights = torch.stack([to_left - left_below, to_right - right_below, left_below, right_below], dim=3)
+    output = nn.functional.embedding_bag(
+        index.flatten(0, 2).flatten(1), table, per_sample_weights=weights.flatten(0, 2).flatten(1), mode="sum"
+    )
+    return output.view(batch_size, num_queries, num_heads * head_dim).to(value.dtype)
+
+
+def get_reference_points(spatial_shapes: list[tuple[int, int]], like: torch.Tensor) -> torch.Tensor:
+    """
+    `(1, pixels, levels, 2)`: x and y of the centers of all maps' pixels, from 0 to 1, the same for each map; on the
+    device of another tensor and in its precision.
+    """
+    points = []
+    for height, width in spatial_shapes:
+        y = (torch.arange(height, device=like.device) + 0.5) / height
+        x = (torch.arange(width, device=like.device) + 0.5) / width
+        points.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1))
+    return torch.cat(points).to(like)[None, :, None].expand(-1, -1, len(spatial_shapes), -1)
+
+
+@use_kernel_forward_from_hub("MultiScaleDeformableAttention")
+class MultiScaleDeformableAttention(nn.Module):
+    """
+    What the kernels of the Hub take the place of, with `use_kernels=True` in `from_pretrained`. Its arguments, beside
+    those of [`gather_points`], are theirs.
+    """
+
+    def forward(
+        self,
+        value: torch.Tensor,
+        value_spatial_shapes: torch.Tensor,
+        value_spatial_shapes_list: list[tuple[int, int]],
+        level_start_index: torch.Tensor,
+        sampling_locations: torch.Tensor,
+        attention_weights: torch.Tensor,
+        im2col_step: int,
+    ) -> torch.Tensor:
+        inputs = (value, value_spatial_shapes_list, sampling_locations, attention_weights)
+        # The gradients of a lookup are slower than those of `grid_sample`, and compilers do better with the latter.
+        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (value, *inputs[2:]))
+        if value.device.type == "cpu" and not learns and not torch.compiler.is_compiling():
+            return gather_points(*inputs)
+        return multi_scale_deformable_attention(*inputs)
+
+
+class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+    """Mask2Former's, of maps without padding, that leaves the points to [`MultiScaleDeformableAttention`]."""
+
+    def __init__(self, embed_dim: int, num_heads: int, n_levels: int, n_points: int):
+        super().__init__(embed_dim, num_heads, n_levels, n_points)
+        self.attn = MultiScaleDeformableAttention()
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: torch.Tensor,
+        reference_points: torch.Tensor,
+        spatial_shapes: list[tuple[int, int]],
+    ) -> torch.Tensor:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch_size, pixels, embed_dim)`):
+                Feature maps, one after the other.
+            position_embeddings (`torch.Tensor` of shape `(1, pixels, embed_dim)`):
+                Those of the pixels, added to what chooses points.
+            reference_points (`torch.Tensor` of shape `(1, pixels, levels, 2)`):
+                x and y of the pixels, 0 to 1, in each map.
+            spatial_shapes (`list[tuple[int, int]]`):
+                Height and width of each map.
+        """
+        batch_size, num_pixels, _ = hidden_states.shape
+        heads, points = (batch_size, num_pixels, self.n_heads), (self.n_levels, self.n_points)
+        value = self.value_proj(hidden_states).view(*heads, -1)
+        queries = hidden_states + position_embeddings
+        offsets = self.sampling_offsets(queries).view(*heads, *points, 2)
+        weights = self.attention_weights(queries).view(*heads, -1).softmax(dim=-1).view(*heads, *points)
+        shapes = torch.tensor(spatial_shapes, device=value.device)
+        locations = reference_points[:, :, None, :, None] + offsets / shapes.flip(1)[:, None]
+        starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
+        output = self.attn(value, shapes, spatial_shapes, starts, locations, weights, self.im2col_step)
+        return self.output_proj(output)
+
+
+__all__ = ["DeformableAttention", "MultiScaleDeformableAttention", "gather_points", "get_reference_points"]

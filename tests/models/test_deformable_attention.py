@@ -1,0 +1,99 @@
+# Copyright 2026 The stepping_stones_hf authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The fast way to points gives what transformers' plain one gives."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
+
+from stepping_stones_hf.models import deformable_attention
+from stepping_stones_hf.models.deformable_attention import (
+    MultiScaleDeformableAttention,
+    gather_points,
+    get_reference_points,
+)
+
+
+def make_inputs(shapes, batch_size=2, num_queries=7, num_heads=4, head_dim=8, num_points=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    num_pixels = sum(height * width for height, width in shapes)
+    value = torch.randn(batch_size, num_pixels, num_heads, head_dim, generator=generator)
+    points = (batch_size, num_queries, num_heads, len(shapes), num_points)
+    locations = 3 * torch.rand(*points, 2, generator=generator) - 1  # two thirds of them outside
+    weights = torch.rand(*points, generator=generator)
+    return value.to(dtype), shapes, locations.to(dtype), weights.to(dtype)
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(6, 9), (3, 5), (12, 18)], [(1, 1)], [(1, 40), (40, 1)], [(2, 2), (1, 1), (7, 3), (5, 5)]]
+)
+def test_sums_of_lookups_are_sums_of_sampled_values(shapes):
+    inputs = make_inputs(shapes)
+    assert_close(gather_points(*inputs), multi_scale_deformable_attention(*inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_points_on_the_edges_and_in_the_corners_of_pixels():
+    value, shapes, locations, weights = make_inputs([(4, 8), (2, 4)])
+    # From outside over all edges and centers.
+    grid = torch.arange(-4, 20 + 1) / 16
+    places = torch.cartesian_prod(grid, grid)[None, :, None, None, None].expand(2, -1, 4, 2, 1, 2)
+    weights = torch.ones(places.shape[:-1])
+    expected = multi_scale_deformable_attention(value, shapes, places, weights)
+    assert_close(gather_points(value, shapes, places, weights), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_full_precision(dtype):
+    inputs = make_inputs([(6, 9), (3, 5)], dtype=dtype)
+    exact = multi_scale_deformable_attention(*(item.double() if torch.is_tensor(item) else item for item in inputs))
+    output = gather_points(*inputs)
+    assert output.dtype == dtype
+    assert_close(output, exact.to(dtype), atol=1e-3, rtol=1e-2)
+
+
+def test_what_is_not_finite_stays_in_its_query():
+    value, shapes, locations, weights = make_inputs([(6, 9), (3, 5)])
+    locations[0, 2, 1, 0, 0, 0] = torch.nan
+    locations[1, 3, 2, 1, 2, 1] = torch.inf
+    output = gather_points(value, shapes, locations, weights)
+    assert output[0, 2].view(4, 8).isnan().any(dim=1).tolist() == [False, True, False, False]
+    output[0, 2] = 0
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("learns", range(3))
+def test_who_learns_or_compiles_gets_the_plain_way(monkeypatch, learns):
+    monkeypatch.setattr(deformable_attention, "gather_points", lambda *_: pytest.fail("the fast way"))
+    attention = MultiScaleDeformableAttention()
+
+    def run(value, shapes, locations, weights):
+        return attention(value, torch.tensor(shapes), shapes, torch.tensor([0, 54]), locations, weights, 64)
+
+    value, shapes, locations, weights = make_inputs([(6, 9), (3, 5)])
+    expected = multi_scale_deformable_attention(value, shapes, locations, weights)
+    tensors = [value, locations, weights]
+    tensors[learns].requires_grad_(True)
+    output = run(value, shapes, locations, weights)
+    assert_close(output, expected, atol=0, rtol=0)
+    output.sum().backward()
+    assert tensors[learns].grad.isfinite().all()
+    with pytest.raises(pytest.fail.Exception, match="the fast way"), torch.no_grad():
+        run(value, shapes, locations, weights)
+
+
+def test_reference_points_are_the_centers_of_the_pixels():
+    points = get_reference_points([(1, 2), (2, 1)], torch.zeros(0, dtype=torch.float64))
+    assert points.shape == (1, 4, 2, 2) and points.dtype == torch.float64
+    assert points[0, :, 0].tolist() == points[0, :, 1].tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]
