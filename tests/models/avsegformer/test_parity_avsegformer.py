@@ -183,25 +183,18 @@ def test_the_first_deformable_attention_and_what_it_is_given(golden):
     """Positions, levels and the pixels that enter the encoder; and the attention on its own."""
     model = golden.load()
     attention = model.model.encoder.layers[0].self_attn
-    given = []
-    attention.register_forward_pre_hook(lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True)
     calls = record(attention)
     with torch.no_grad():
         model(**golden.model_inputs)
-    (pixels,), kwargs = given[0]
+    (pixels, positions, given_references, spatial_shapes), output = calls[0]
     expected = {name: golden.expected[f"deform_{name}"][golden.real] for name in ("query", "value_in", "out")}
     assert_near(pixels, expected["value_in"])
-    assert_near(pixels + kwargs["position_embeddings"], expected["query"])
+    assert_near(pixels + positions, expected["query"])
     references = golden.expected["deform_reference_points"][:1]
-    assert_near(kwargs["reference_points"], references)
-    assert_near(calls[0][1][0], expected["out"])
+    assert_near(given_references, references)
+    assert_near(output, expected["out"])
     with torch.no_grad():
-        output, _ = attention(
-            expected["query"],
-            encoder_hidden_states=expected["value_in"],
-            reference_points=references,
-            spatial_shapes_list=kwargs["spatial_shapes_list"],
-        )
+        output = attention(expected["value_in"], expected["query"] - expected["value_in"], references, spatial_shapes)
     assert_near(output, expected["out"], 1e-6)
 
 
