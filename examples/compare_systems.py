@@ -221,7 +221,7 @@ def make_image_processor(args: ComparisonArguments, systems: Sequence[System]) -
     sizes = {name: (each.label_size.height, each.label_size.width) for name, each in own.items()}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{height}x{width} of {name}" for name, (height, width) in sizes.items())
-        raise ValueError(f"Label maps have the sizes {found}: make label_size of preprocessor_config.json the same.")
+        raise ValueError(f"Label maps have the sizes {found}: give the processors the same label_size.")
     first = own[checkpoints[0].name]
     return type(first)(label_size=dict(first.label_size))
 

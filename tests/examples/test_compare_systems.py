@@ -26,7 +26,7 @@ from PIL import Image
 
 from stepping_stones_hf.data import load_avsbench
 from stepping_stones_hf.data.mini import make_mini_avsbench
-from stepping_stones_hf.metrics import binary_results, binary_statistics, semantic_results, semantic_statistics
+from stepping_stones_hf.metrics import semantic_results, semantic_statistics
 
 from ..snippets import DOCS
 from .test_evaluate_stepping_stones import read_label_maps, read_masks, save_model
@@ -235,11 +235,12 @@ def test_clips_of_the_figure_are_those_of_the_ranks(data_dir, comparison, system
 # Resuming ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_comparison_resumes_and_runs_each_system_once(data_dir, systems, comparison, tmp_path, monkeypatch):
+def test_a_killed_comparison_resumes_and_runs_each_system_once(data_dir, models, evaluation, tmp_path, monkeypatch):
+    systems = [f"one={models / 'one_stage'}", f"masks={evaluation / 'predictions' / 'stage1'}"]
     complete, finished = script.complete_folder, []
 
     def be_killed(folder: Path) -> None:
-        if len(finished) == 1:
+        if finished:
             raise KeyboardInterrupt
         complete(folder)
         finished.append(folder.name)
@@ -247,35 +248,35 @@ def test_a_killed_comparison_resumes_and_runs_each_system_once(data_dir, systems
     with monkeypatch.context() as patch:
         patch.setattr(script, "complete_folder", be_killed)
         with pytest.raises(KeyboardInterrupt):
-            run(data_dir, tmp_path / "out", "--systems", *systems, "--printed", "two=AAVS")
-    assert finished == ["two"]
+            run(data_dir, tmp_path / "out", "--systems", *systems)
+    assert finished == ["one"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"systems"}
     measured, measure = [], script.measure
-    monkeypatch.setattr(
-        script, "measure", lambda args, system, *rest: measured.append(system.name) or measure(args, system, *rest)
-    )
-    run(data_dir, tmp_path / "out", "--systems", *systems, "--printed", "two=AAVS")
-    run(data_dir, tmp_path / "out", "--systems", *systems, "--printed", "two=AAVS")
-    assert measured == ["one", "masks", "store"]
-    assert {path.name for path in (tmp_path / "out" / "systems").iterdir()} == {"two", *measured}
+
+    def count_and_measure(args, system, *rest) -> None:
+        measured.append(system.name)
+        measure(args, system, *rest)
+
+    monkeypatch.setattr(script, "measure", count_and_measure)
+    resumed = run(data_dir, tmp_path / "out", "--systems", *systems)
+    again = run(data_dir, tmp_path / "out", "--systems", *systems)
+    assert measured == ["masks"]
+    assert {path.name for path in (tmp_path / "out" / "systems").iterdir()} == {"one", "masks"}
+    whole = run(data_dir, tmp_path / "whole", "--systems", *systems)
+    assert resumed == again
+    for row, expected in zip(resumed, whole, strict=True):
+        assert {**row, "seconds": None} == {**expected, "seconds": None}
     for name in ("videos.csv", "figure.png"):
-        assert (tmp_path / "out" / name).read_bytes() == (comparison / name).read_bytes()
-    of_both = [read_table(tmp_path / "out"), read_table(comparison)]
-    assert [line[:-1] for line in of_both[0]] == [line[:-1] for line in of_both[1]]  # but for the seconds
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_finished_system_of_another_checkpoint_or_arguments_is_refused(data_dir, models, tmp_path):
     model = shutil.copytree(models / "one_stage", tmp_path / "model")
     arguments = ["--systems", f"one={model}"]
     run(data_dir, tmp_path / "out", *arguments)
-    with pytest.raises(
-        ValueError, match="out/systems/one is finished, but with another .*: split was test, is train."
-    ):
-        train = make_mini_avsbench(tmp_path / "mini", image_size=64, clips={"v2": (1, 0, 0)})
-        changed = json.loads((tmp_path / "out" / "systems" / "one" / "run.json").read_text())["data"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(script, "fingerprint_clips", lambda clips: changed)
-            run(train, tmp_path / "out", *arguments, "--split", "train")
+    message = "out/systems/one is finished, but with another .*: unknown_color was error, is background. Remove that"
+    with pytest.raises(ValueError, match=message):
+        run(data_dir, tmp_path / "out", *arguments, "--unknown_color", "background")
     save_model(model, 7, num_labels=71)
     with pytest.raises(ValueError, match="one is finished, but with another checkpoint.*: content was .*Remove that"):
         run(data_dir, tmp_path / "out", *arguments)
@@ -295,7 +296,7 @@ def test_a_finished_system_of_another_checkpoint_or_arguments_is_refused(data_di
         (["--systems", "a={stage_2}"], "stage_2 is stage 2 without localizer/, which --dataset avss takes"),
         (["--systems", "a={one_stage}", "--dataset", "s4"], "one_stage is one stage without localizer/, which"),
         (["--systems", "a={one_stage}", "--label_size", "32"], "--label_size cannot be used with the checkpoint"),
-        (["--systems", "a={one_stage}", "b={large}"], "sizes 64x64 of a, 32x32 of b: make label_size"),
+        (["--systems", "a={one_stage}", "b={large}"], "sizes 64x64 of a, 32x32 of b: give the processors the same"),
         (["--systems", "a={one_stage}", "--printed", "b=CAVP"], "--printed b=CAVP: there is no such system, only a."),
         (["--systems", "a={one_stage}", "--printed", "a=XYZ"], "published.csv has no such row, only AAVS, .*CAVP"),
         (["--systems", "a={one_stage}", "b={lacking}"], "2.png does not exist. Every annotated frame"),
@@ -353,8 +354,9 @@ def test_published_figures_are_those_of_the_page_of_models():
 
 
 def test_real_clips_run_through(shared_dir, models, tmp_path):
-    systems = [f"two={models / 'two_stages'}", f"one={models / 'one_stage'}"]
+    systems = [f"localizer={models / 'two_stages' / 'localizer'}", f"one={models / 'one_stage'}"]
     rows = run(shared_dir / "real_clips", tmp_path / "out", "--systems", *systems)
-    assert [(row["on"], row["system"]) for row in rows][-2:] == [("AVSS", "two"), ("AVSS", "one")]
+    on = [*((name, "localizer") for name in ("S4", "MS3", "V2")), ("AVSS", "one")]
+    assert [(row["on"], row["system"]) for row in rows] == on
     assert all(0 <= float(row["miou"]) <= 1 for row in rows)
-    assert Image.open(tmp_path / "out" / "figure.png").size[0] == 4 * 166 + 6
+    assert Image.open(tmp_path / "out" / "figure.png").size[0] == 3 * 166 + 6
