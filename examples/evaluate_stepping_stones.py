@@ -71,7 +71,7 @@ from stepping_stones_hf.training.evaluation import (
     score_predictions,
     segment,
 )
-from stepping_stones_hf.training.first_stage import finish_store, predict_masks
+from stepping_stones_hf.training.localizer import finish_store, predict_masks
 from stepping_stones_hf.training.mask_store import (
     check_store,
     hash_model_folder,
@@ -261,7 +261,7 @@ class Evaluation:
     clips: datasets.Dataset
     label_collator: LabelCollator  # by which all methods have the same truth
     scores: dict[str, dict[str, FrameScores]] = field(default_factory=dict)  # by method and sound
-    first_stage: dict[str, FrameScores] = field(default_factory=dict)  # of the prompts of stage 2, by method
+    prompt_scores: dict[str, FrameScores] = field(default_factory=dict)  # of the prompts of stage 2, by method
 
     @property
     def output_dir(self) -> Path:
@@ -352,7 +352,7 @@ def score_model(
     folder = run.output_dir / "predictions" / (prompt or "one_stage")
     options, keeps = {}, sound == "own" and run.args.save_predictions
     if sound == "own" and prompt is not None:
-        run.first_stage[method] = options["prompt_scores"] = FrameScores(score_rule="probability")
+        run.prompt_scores[method] = options["prompt_scores"] = FrameScores(score_rule="probability")
     if keeps:
         options["on_predictions"] = partial(keep_label_maps, partial_folder(folder))
         if run.accelerator.is_main_process:
@@ -373,7 +373,7 @@ def score_model(
 
 def write_results(run: Evaluation) -> None:
     label_size = run.label_collator.image_processor.label_size
-    results = summarize_evaluation(run.scores, run.first_stage)
+    results = summarize_evaluation(run.scores, run.prompt_scores)
     tables = make_evaluation_tables(results)
     arguments = asdict(run.args) | {"label_size": label_size.height}
     run.output_dir.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from huggingface_hub import HfApi
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import (
@@ -71,13 +73,14 @@ from stepping_stones_hf.training.checkpoints import (
     best_folder,
     check_space,
     find_checkpoint,
+    load_checkpoint,
+    lock_run,
     save_checkpoint,
     save_model,
 )
 from stepping_stones_hf.training.clips import SingleFrames, WithMasks, WithSilence, is_silent, load_clips
 from stepping_stones_hf.training.degrade import DegradedPrompts
 from stepping_stones_hf.training.evaluation import FrameScores, evaluate, localize, segment
-from stepping_stones_hf.training.first_stage import check_localizer, finish_store, predict_masks
 from stepping_stones_hf.training.initialization import (
     check_names,
     load_model,
@@ -87,6 +90,7 @@ from stepping_stones_hf.training.initialization import (
     make_new_processor,
     parse_block,
 )
+from stepping_stones_hf.training.localizer import check_localizer, finish_store, predict_masks
 from stepping_stones_hf.training.log import Log
 from stepping_stones_hf.training.mask_store import check_store, hash_model_folder
 from stepping_stones_hf.training.report import (
@@ -276,15 +280,30 @@ def get_arguments(*groups: DataArguments | ModelSettings | RunArguments) -> dict
     return {name: value for group in groups for name, value in asdict(group).items()}
 
 
-def check_arguments(data_args: DataArguments, args: RunArguments) -> None:
+def check_arguments(data_args: DataArguments, model_args: ModelSettings, args: RunArguments) -> None:
     """Refuses what would otherwise stop a run after its first step, or be ignored."""
     SchedulerType(args.lr_scheduler_type)
+    values = get_arguments(data_args, model_args, args)
+    for name in (
+        "image_size",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        *(f"stage_{stage}_{name}" for stage in (1, 2) for name in ("epochs", "max_steps")),
+    ):
+        if values[name] is not None and values[name] < 1:
+            raise ValueError(f"--{name} is {values[name]}, expected at least 1.")
+    for name in ("weight_decay", "num_warmup_steps", "num_backbone_warmup_steps", "dataloader_num_workers"):
+        if values[name] is not None and not values[name] >= 0:
+            raise ValueError(f"--{name} is {values[name]}, expected at least 0.")
+    for stage in (1, 2):
+        for name in ("learning_rate", "phase_2_learning_rate", "max_grad_norm"):
+            value = values[f"stage_{stage}_{name}"]
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"--stage_{stage}_{name} is {value}, expected a number above 0.")
     for name in ("num_backbone_warmup_steps", "polynomial_power"):
         if getattr(args, name) is not None and args.lr_scheduler_type != "polynomial":
             raise ValueError(f"--{name} goes with --lr_scheduler_type polynomial, got {args.lr_scheduler_type}.")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1.")
     if not 0 <= data_args.degraded_level <= 1:
         raise ValueError(f"--degraded_level is {data_args.degraded_level}, expected 0 to 1.")
     if args.localizer is not None and args.stage != "2":
@@ -297,10 +316,6 @@ def check_arguments(data_args: DataArguments, args: RunArguments) -> None:
         args.checkpointing_steps.isdigit() and int(args.checkpointing_steps) > 0
     ):
         raise ValueError(f"--checkpointing_steps is {args.checkpointing_steps!r}, expected epoch or a number from 1.")
-    for stage in (1, 2):
-        recipe = Recipe.of_stage(args, stage)
-        if recipe.epochs < 1 or (recipe.max_steps is not None and recipe.max_steps < 1):
-            raise ValueError(f"Stage {stage} has {recipe.epochs} epochs and {recipe.max_steps} steps: at least 1.")
 
 
 @dataclass
@@ -454,6 +469,18 @@ def check_phases(args: RunArguments, stage: int, steps_per_epoch: int) -> None:
         )
 
 
+def make_optimizer(
+    accelerator: Accelerator, args: RunArguments, model: PreTrainedModel, learning_rate: float, num_steps: int
+) -> tuple[Optimizer, LRScheduler]:
+    """What a phase of so many steps trains with."""
+    groups = model.get_parameter_groups(learning_rate, accelerator.num_processes * args.gradient_accumulation_steps)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
+    steps = [args.num_warmup_steps, num_steps, args.num_backbone_warmup_steps]
+    # A prepared scheduler makes a step for each process.
+    steps = [count and count * accelerator.num_processes for count in steps]
+    return optimizer, make_scheduler(args.lr_scheduler_type, optimizer, *steps, args.polynomial_power)
+
+
 def train(
     accelerator: Accelerator,
     args: RunArguments,
@@ -503,18 +530,11 @@ def train(
         if model.config.freeze_audio_encoder:
             model.freeze_audio_encoder()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = model.get_parameter_groups(
-            learning_rate, accelerator.num_processes * args.gradient_accumulation_steps
-        )
-        optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=args.weight_decay, fused=True)
         phase_steps = min(end_epoch * len(batches), max_steps) - first_epoch * len(batches)
-        steps = [args.num_warmup_steps, phase_steps, args.num_backbone_warmup_steps]
-        # A prepared scheduler makes a step for each process.
-        steps = [count and count * accelerator.num_processes for count in steps]
-        scheduler = make_scheduler(args.lr_scheduler_type, optimizer, *steps, args.polynomial_power)
+        optimizer, scheduler = make_optimizer(accelerator, args, model, learning_rate, phase_steps)
         prepared, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
         if resumes:
-            accelerator.load_state(checkpoint)
+            load_checkpoint(accelerator, checkpoint)
 
         for epoch in range(progress.epoch, end_epoch):
             prepared.train()
@@ -709,8 +729,8 @@ def write_results(run: Run, stages: dict[int, Path], stores: dict[str, Path], re
         HfApi().upload_folder(repo_id=run.args.hub_model_id, folder_path=repository)
 
 
-def start_run(data_args: DataArguments, model_args: ModelSettings, args: RunArguments) -> Run:
-    """Refuses what the script does not do, and claims the folder of the run."""
+def make_accelerator(args: RunArguments) -> Accelerator:
+    """Refuses what the script does not do."""
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
     )
@@ -723,6 +743,12 @@ def start_run(data_args: DataArguments, model_args: ModelSettings, args: RunArgu
             "Accelerate would divide gradients once more: unset ACCELERATE_GRADIENT_ACCUMULATION_STEPS and give"
             " --gradient_accumulation_steps to this script."
         )
+    return accelerator
+
+
+def start_run(
+    accelerator: Accelerator, data_args: DataArguments, model_args: ModelSettings, args: RunArguments
+) -> Run:
     arguments = get_arguments(data_args, model_args, args) | {"num_processes": accelerator.num_processes}
     if accelerator.is_main_process:
         fixed = {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS}
@@ -735,11 +761,8 @@ def start_run(data_args: DataArguments, model_args: ModelSettings, args: RunArgu
     return Run(accelerator, data_args, model_args, args)
 
 
-def main(argv: list[str] | None = None) -> None:
-    data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    check_arguments(data_args, args)
-    run = start_run(data_args, model_args, args)
-    load_data(run)
+def run_stages(run: Run) -> None:
+    data_args, args = run.data_args, run.args
     if args.stage == "all":
         check_stage_2(run)
 
@@ -761,7 +784,17 @@ def main(argv: list[str] | None = None) -> None:
 
     if run.accelerator.is_main_process:
         write_results(run, stages, stores, results)
-    run.accelerator.end_training()
+
+
+def main(argv: list[str] | None = None) -> None:
+    data_args, model_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    check_arguments(data_args, model_args, args)
+    accelerator = make_accelerator(args)
+    with lock_run(args.output_dir) if accelerator.is_main_process else nullcontext():
+        run = start_run(accelerator, data_args, model_args, args)
+        load_data(run)
+        run_stages(run)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@
 import os
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -27,11 +28,15 @@ SHARED_DIR = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
-def same_threads():
-    """What a test runs may set them, and with another number of threads products are rounded differently."""
-    threads = torch.get_num_threads()
+def same_settings():
+    """
+    Scripts, which tests run in their own process, set what is the process's: the number of threads, by which products
+    are rounded, and whether `datasets` shows progress bars.
+    """
+    threads, bars = torch.get_num_threads(), datasets.are_progress_bars_disabled()
     yield
     torch.set_num_threads(threads)
+    (datasets.disable_progress_bars if bars else datasets.enable_progress_bars)()
 
 
 @pytest.fixture(scope="session")

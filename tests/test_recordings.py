@@ -28,7 +28,7 @@ from stepping_stones_hf import AAVSImageProcessor, AAVSImageProcessorPil, VGGish
 from stepping_stones_hf.media import read_audio, to_frame
 from stepping_stones_hf.models.feature_extraction_base import resample_any_rate
 from stepping_stones_hf.pipelines.audio_visual_segmentation import pair_seconds
-from stepping_stones_hf.video import SILENCE, read_info, read_seconds, write_painted
+from stepping_stones_hf.video import SILENCE, read_info, read_seconds, write_annotated
 
 from .videos import BLUE, make_video
 
@@ -185,7 +185,7 @@ class TestSounds:
             for _, index, packet in sorted(packets, key=lambda item: item[:2]):
                 packet.stream = tracks[index]
                 both.mux(packet)
-        write_painted(tmp_path / "both.avi", tmp_path / "painted.mov", lambda frame, moment: frame)
+        write_annotated(tmp_path / "both.avi", tmp_path / "painted.mov", lambda frame, moment: frame)
         first, second = read_seconds(tmp_path / "painted.mov")
         assert find_pitch(second.waveform, second.sampling_rate) == pytest.approx(300, abs=2)
         assert loudness(second) == pytest.approx(0.354, abs=0.02)
@@ -204,7 +204,7 @@ class TestClocks:
             moments.append(moment)
             return frame
 
-        write_painted(path, tmp_path / "painted.mp4", look, SILENCE)
+        write_annotated(path, tmp_path / "painted.mp4", look, SILENCE)
         np.testing.assert_allclose(seen, levels, atol=3)
         np.testing.assert_allclose(moments, np.arange(60) / 20, atol=1e-6)
         assert read_info(path).seconds == pytest.approx(3, abs=0.06)
@@ -297,7 +297,7 @@ class TestPictures:
     def test_videos_are_seen_and_painted_as_they_are_displayed(self, tmp_path, matrix, place):
         path = make_video(tmp_path / "clip.mp4", seconds=1, pix_fmt="yuv444p")
         mirror(path, matrix)
-        write_painted(path, tmp_path / "painted.mp4", lambda frame, moment: frame, SILENCE)
+        write_annotated(path, tmp_path / "painted.mp4", lambda frame, moment: frame, SILENCE)
         size = (48, 64) if matrix[0] == 0 else (64, 48)
         for video in (path, tmp_path / "painted.mp4"):
             frame = next(read_seconds(video, SILENCE)).frame

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepping_stones_hf.video import SILENCE, read_info, read_seconds, read_sound, write_painted, write_video
+from stepping_stones_hf.video import SILENCE, read_info, read_seconds, read_sound, write_annotated, write_video
 
 from .videos import BLUE, RED, make_frame, make_sound, make_video, read_streams
 
@@ -253,7 +253,7 @@ class TestWritePainted:
     )
     def test_size_rate_length_and_sound_stay(self, tmp_path, options):
         path, output = make_video(tmp_path / "clip.mp4", **options), tmp_path / "painted.mp4"
-        write_painted(path, output, keep)
+        write_annotated(path, output, keep)
         before, after = read_info(path), read_info(output)
         assert (after.width, after.height) == (before.width, before.height)
         assert float(after.fps) == pytest.approx(float(before.fps), rel=0.01)
@@ -266,7 +266,7 @@ class TestWritePainted:
     def test_frames_stay_where_they_are_when_rates_vary(self, tmp_path):
         moments = [0.0, 0.1, 1.2, 1.4, 1.6, 2.9]
         path, output = make_video(tmp_path / "clip.mp4", moments=moments), tmp_path / "painted.mp4"
-        write_painted(path, output, keep)
+        write_annotated(path, output, keep)
         with av.open(str(output)) as container:
             assert [frame.time for frame in container.decode(video=0)] == pytest.approx(moments, abs=1e-3)
         assert read_streams(output)["audio"] == pytest.approx(read_streams(path)["audio"], abs=1e-3)
@@ -278,7 +278,7 @@ class TestWritePainted:
             frame[30:, 40:] = (0, 200, 0) if moment < 1 else (200, 200, 0)
             return frame
 
-        write_painted(path, output, paint)
+        write_annotated(path, output, paint)
         first, second, _ = (np.asarray(second.frame) for second in read_seconds(output))
         np.testing.assert_allclose(first[5, 5], BLUE, atol=8)
         np.testing.assert_allclose(first[40, 50], (0, 200, 0), atol=8)
@@ -287,7 +287,7 @@ class TestWritePainted:
     @pytest.mark.parametrize("fps", [5, 25])
     def test_another_rate(self, tmp_path, fps):
         path, output = make_video(tmp_path / "clip.mp4"), tmp_path / "painted.mp4"
-        write_painted(path, output, keep, fps=fps)
+        write_annotated(path, output, keep, fps=fps)
         info = read_info(output)
         assert (info.fps, info.seconds) == (fps, pytest.approx(3))
         assert read_streams(output)["video"][1] == 3 * fps
@@ -297,7 +297,7 @@ class TestWritePainted:
     @pytest.mark.parametrize(("codec", "rate"), [("pcm_s16le", 22_050), ("pcm_s16le", 44_101), ("libmp3lame", 8_000)])
     def test_sounds_that_players_do_not_know_become_aac(self, tmp_path, codec, rate):
         path, output = make_video(tmp_path / "clip.mkv", audio_codec=codec, rate=rate), tmp_path / "out.mp4"
-        write_painted(path, output, keep)
+        write_annotated(path, output, keep)
         with av.open(str(output)) as container:
             (stream,) = container.streams.audio
             assert (stream.codec_context.name, stream.channels) == ("aac", 2)
@@ -307,23 +307,23 @@ class TestWritePainted:
     def test_pixels_that_are_not_square_stay_so(self, tmp_path, rotation):
         aspect = Fraction(16, 11)
         path = make_video(tmp_path / "clip.mp4", aspect=aspect, rotation=rotation)
-        write_painted(path, tmp_path / "out.mp4", keep)
+        write_annotated(path, tmp_path / "out.mp4", keep)
         with av.open(str(tmp_path / "out.mp4")) as container:
             assert container.streams.video[0].sample_aspect_ratio == (aspect if rotation is None else 1 / aspect)
 
     def test_names_with_a_colon_are_no_protocols(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         make_video(tmp_path / "clip.mp4").rename("clip 12:30.mp4")
-        write_painted("clip 12:30.mp4", "out 12:30.mp4", keep)
+        write_annotated("clip 12:30.mp4", "out 12:30.mp4", keep)
         assert read_info("out 12:30.mp4").seconds == pytest.approx(3)
 
     def test_another_sound_ends_with_the_video_and_silence_is_no_track(self, tmp_path):
         path, output = make_video(tmp_path / "clip.mp4"), tmp_path / "out.mp4"
         other = make_video(tmp_path / "other.wav", video_codec=None, audio_codec="pcm_s16le", seconds=10)
-        write_painted(path, output, keep, audio=other)
+        write_annotated(path, output, keep, audio=other)
         assert read_streams(output)["audio"][0] == pytest.approx(3, abs=0.05)
         with pytest.warns(DeprecationWarning, match="is now audio="):
-            write_painted(path, output, keep, sound=SILENCE)
+            write_annotated(path, output, keep, sound=SILENCE)
         assert set(read_streams(output)) == {"video"}
 
     def test_a_failure_leaves_nothing_behind(self, tmp_path):
@@ -336,27 +336,34 @@ class TestWritePainted:
             return frame
 
         with pytest.raises(RuntimeError, match="stop"):
-            write_painted(path, output, fail)
+            write_annotated(path, output, fail)
         assert output.read_bytes() == b"an older one"
         assert sorted(found.name for found in tmp_path.iterdir()) == ["clip.mp4", "painted.mp4"]
+
+    @pytest.mark.parametrize("change", [lambda frame: frame[::2], lambda frame: frame / 255])
+    def test_annotated_frames_that_are_no_frames(self, tmp_path, change):
+        path = make_video(tmp_path / "clip.mp4")
+        with pytest.raises(ValueError, match=r"paint gave .* for the frame at 0\.00 s, expected uint8 of shape"):
+            write_annotated(path, tmp_path / "out.mp4", lambda frame, moment: change(frame))
+        assert not (tmp_path / "out.mp4").exists()
 
     def test_outputs_that_cannot_be(self, tmp_path):
         path = make_video(tmp_path / "clip.mp4")
         content = path.read_bytes()
         with pytest.raises(ValueError, match=r"clip\.mp4 is read or written already"):
-            write_painted(path, path, keep)
+            write_annotated(path, path, keep)
         with pytest.raises(ValueError, match=r"out\.gif should end in \.mp4"):
-            write_painted(path, tmp_path / "out.gif", keep)
+            write_annotated(path, tmp_path / "out.gif", keep)
         with pytest.raises(ValueError, match=r"clip\.mp4 is read or written already"):
-            write_painted(make_video(tmp_path / "other.mp4"), path, keep, audio=path)
+            write_annotated(make_video(tmp_path / "other.mp4"), path, keep, audio=path)
         (tmp_path / "folder.mp4").mkdir()
         with pytest.raises(ValueError, match=r"folder\.mp4 is a folder"):
-            write_painted(path, tmp_path / "folder.mp4", keep)
+            write_annotated(path, tmp_path / "folder.mp4", keep)
         for fps in (0, -1, 0.01, math.inf, math.nan):
             with pytest.raises(ValueError, match="fps is .*, expected"):
-                write_painted(path, tmp_path / "out.mp4", keep, fps=fps)
+                write_annotated(path, tmp_path / "out.mp4", keep, fps=fps)
         with pytest.raises(FileNotFoundError, match="nowhere, the folder for"):
-            write_painted(path, tmp_path / "nowhere" / "out.mp4", keep)
+            write_annotated(path, tmp_path / "nowhere" / "out.mp4", keep)
         assert path.read_bytes() == content
 
 

@@ -23,8 +23,8 @@ import stepping_stones_hf.training.arguments
 import stepping_stones_hf.training.comparison
 import stepping_stones_hf.training.degrade
 import stepping_stones_hf.training.evaluation
-import stepping_stones_hf.training.first_stage
 import stepping_stones_hf.training.initialization
+import stepping_stones_hf.training.localizer
 import stepping_stones_hf.training.mask_store
 import stepping_stones_hf.training.schedules
 import stepping_stones_hf.training.stages  # noqa: F401

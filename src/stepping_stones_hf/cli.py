@@ -106,13 +106,14 @@ def segment(args: argparse.Namespace) -> int:
     from transformers import pipeline
     from transformers.utils.logging import disable_progress_bar
 
-    from .segment_video import describe_timeline, segment_video
+    from .segment_video import check_files, describe_timeline, segment_video
 
     if args.model == DEMO_MODEL and not Path(DEMO_MODEL).exists():
         raise FileNotFoundError(
             f"{DEMO_MODEL}, the model that `make demo` trains, does not exist here: give one with --model."
         )
     output = args.output or args.video.with_name(f"{args.video.stem}_segmented.mp4")
+    check_files(args.video, output, args.masks, args.json, args.audio, args.fps)  # before large models are loaded
     try:
         torch.zeros(0, device=args.device)
     except (RuntimeError, AssertionError) as error:

@@ -34,7 +34,7 @@ from .video import (
     check_new_file,
     check_output,
     read_info,
-    write_painted,
+    write_annotated,
 )
 from .visualization import BINARY_PALETTE, blend, make_layer
 
@@ -61,7 +61,7 @@ def segment_video(
         video (`str`, `PathLike` or `bytes`):
             A video file, or its content.
         output (`str` or `PathLike`, *optional*):
-            The annotated video, .mp4, .mov or .mkv: see [`~stepping_stones_hf.video.write_painted`].
+            The annotated video, .mp4, .mov or .mkv: see [`~stepping_stones_hf.video.write_annotated`].
         masks_dir (`str` or `PathLike`, *optional*):
             A new folder for the label maps, `00000.png` for the first second and so on, of the video's size: 8-bit
             indices with a palette.
@@ -81,18 +81,11 @@ def segment_video(
 
     Raises:
         `FileNotFoundError`, `ValueError`: as [`AudioVisualSegmentationPipeline`] and
-        [`~stepping_stones_hf.video.write_painted`]; `masks_dir` exists, or a file is to be written that is read.
+        [`~stepping_stones_hf.video.write_annotated`]; `masks_dir` exists, or a file is to be written that is read.
         `OSError`: something cannot be written.
     """
     output, masks_dir, json_path = (None if path is None else Path(path) for path in (output, masks_dir, json_path))
-    if output is not None:
-        check_output(output, video, audio)
-    if json_path is not None:
-        check_new_file(json_path, video, audio, output)
-    if masks_dir is not None and (masks_dir.exists() or not masks_dir.parent.is_dir()):
-        raise ValueError(f"{masks_dir} exists already, or its parent does not: choose a new folder for the masks.")
-    check_fps(fps)
-    info = read_info(video)
+    info = check_files(video, output, masks_dir, json_path, audio, fps)
 
     # The folder first: it alone can refuse its name, if another process has made it in the meantime.
     wanted = [path for path in (masks_dir, json_path, output) if path is not None]
@@ -104,13 +97,32 @@ def segment_video(
         results = segment.iterate(video, audio=audio, label_maps="array", batch_size=batch_size)
         painter = Painter(results, info, segment.model.config.id2label, written.get(masks_dir), bar)
         if output is not None:
-            write_painted(video, written[output], painter.paint, audio, fps)
+            write_annotated(video, written[output], painter.paint, audio, fps)
         while painter.next_second():
             pass
         if json_path is not None:
             summary = {"width": info.width, "height": info.height, "fps": float(info.fps), "seconds": info.seconds}
             written[json_path].write_text(json.dumps(summary | {"timeline": painter.timeline}, indent=2) + "\n")
     return painter.timeline
+
+
+def check_files(
+    video: Source,
+    output: Path | None,
+    masks_dir: Path | None,
+    json_path: Path | None,
+    audio: Source | None,
+    fps: float | None,
+) -> VideoInfo:
+    """What [`segment_video`] refuses before it begins."""
+    if output is not None:
+        check_output(output, video, audio)
+    if json_path is not None:
+        check_new_file(json_path, video, audio, output)
+    if masks_dir is not None and (masks_dir.exists() or not masks_dir.parent.is_dir()):
+        raise ValueError(f"{masks_dir} exists already, or its parent does not: choose a new folder for the masks.")
+    check_fps(fps)
+    return read_info(video)
 
 
 class Painter:

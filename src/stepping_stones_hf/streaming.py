@@ -18,7 +18,7 @@ from PIL import Image
 
 from .media import check_sampling_rate, to_frame, to_mono
 from .pipelines import AudioVisualSegmentationPipeline
-from .video import Second
+from .video import ClipSecond
 
 
 class StreamingPredictor:
@@ -111,7 +111,7 @@ class StreamingPredictor:
         return results
 
     def _end_second(self, samples: np.ndarray) -> None:
-        second = Second(self.index, self.frame, np.concatenate([self.before, samples]), self.sampling_rate)
+        second = ClipSecond(self.index, self.frame, np.concatenate([self.before, samples]), self.sampling_rate)
         self.waiting.append(second)
 
     def _segment(self) -> dict | list[dict]:

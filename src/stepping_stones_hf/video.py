@@ -57,7 +57,7 @@ COPIED_SOUNDS = ("aac", "ac3", "alac")
 
 
 @dataclass(frozen=True)
-class Second:
+class ClipSecond:
     """
     What a model gets for one second of a video: the frame that is shown at its middle, and the sound up to its end.
 
@@ -388,7 +388,7 @@ def with_second_before(sounds: Iterator[tuple[np.ndarray, int]]) -> Iterator[tup
 
 
 @rename_arguments(sound="audio")
-def read_seconds(source: Source, audio: Source | None = None) -> Iterator[Second]:
+def read_seconds(source: Source, audio: Source | None = None) -> Iterator[ClipSecond]:
     """
     What a model gets of a video, second by second. A second counts if the video lasts until its middle; the first one
     always does. In memory is one second at a time.
@@ -400,7 +400,7 @@ def read_seconds(source: Source, audio: Source | None = None) -> Iterator[Second
             A file whose sound takes the place of the video's own, or `"silence"`.
 
     Yields:
-        [`Second`].
+        [`ClipSecond`].
 
     Raises:
         `FileNotFoundError`, `ValueError`: as [`read_info`] and [`read_sound`].
@@ -413,7 +413,7 @@ def read_seconds(source: Source, audio: Source | None = None) -> Iterator[Second
             sounds = read_sound(source, get_start(stream)) if audio is None else read_sound(audio)
         middles = shown_at(decode_video(container, stream, source), Fraction(1, 2), Fraction(1))
         for index, ((frame, _), sound) in enumerate(zip(middles, with_second_before(sounds))):
-            yield Second(index, Image.fromarray(to_array(frame)), *sound)
+            yield ClipSecond(index, Image.fromarray(to_array(frame)), *sound)
 
 
 def shown_at(
@@ -432,7 +432,7 @@ def shown_at(
 
 
 @rename_arguments(sound="audio")
-def write_painted(
+def write_annotated(
     source: Source,
     output: str | os.PathLike,
     paint: Callable[[np.ndarray, float], np.ndarray],
@@ -479,7 +479,13 @@ def write_painted(
             packets = iter(()) if is_silence(audio) else encode_sound(audio, written)
         video = None
         for frame, moment, duration in frames:
-            painted = paint(to_array(frame), moment)
+            original = to_array(frame)
+            painted = paint(original, moment)
+            if painted.shape != original.shape or painted.dtype != np.uint8:
+                raise ValueError(
+                    f"paint gave {painted.dtype} of shape {painted.shape} for the frame at {float(moment):.2f} s,"
+                    f" expected uint8 of shape {original.shape}."
+                )
             if video is None:
                 video = add_video_stream(written, painted.shape[1], painted.shape[0], rate, time_base)
                 aspect = stream.sample_aspect_ratio or Fraction(1)  # of a pixel
@@ -638,10 +644,12 @@ def encode_sound(
 
 
 def __getattr__(name: str):
-    if name == "to_picture":
-        warn_of_new_name("stepping_stones_hf.video.to_picture", "stepping_stones_hf.media.to_frame")
-        return to_frame
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    former_names = {"Second": ClipSecond, "to_picture": to_frame, "write_painted": write_annotated}
+    if name not in former_names:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = former_names[name]
+    warn_of_new_name(f"{__name__}.{name}", f"{value.__module__}.{value.__name__}")
+    return value
 
 
-__all__ = ["SILENCE", "Second", "VideoInfo", "read_info", "read_seconds", "write_painted", "write_video"]
+__all__ = ["SILENCE", "ClipSecond", "VideoInfo", "read_info", "read_seconds", "write_annotated", "write_video"]

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stepping_stones_hf import media
+from stepping_stones_hf import media, video
 from stepping_stones_hf.data.labels import index_to_color
 from stepping_stones_hf.data.media import read_binary_mask, read_semantic_mask
+from stepping_stones_hf.training import localizer
 
 from ..test_media import encode_image, random_pixels
 
@@ -66,3 +67,10 @@ def test_what_has_moved_is_found_with_a_warning_that_says_where():
     with pytest.warns(DeprecationWarning, match=r"is now stepping_stones_hf\.media\.read_audio"):
         from stepping_stones_hf.data.media import read_audio
     assert read_audio is media.read_audio
+    with pytest.warns(DeprecationWarning, match=r"video\.Second is now stepping_stones_hf\.video\.ClipSecond"):
+        assert video.Second is video.ClipSecond
+    with pytest.warns(DeprecationWarning, match=r"is now stepping_stones_hf\.video\.write_annotated"):
+        assert video.write_painted is video.write_annotated
+    with pytest.warns(DeprecationWarning, match=r"first_stage is now stepping_stones_hf\.training\.localizer"):
+        from stepping_stones_hf.training.first_stage import predict_masks
+    assert predict_masks is localizer.predict_masks

@@ -49,7 +49,7 @@ from stepping_stones_hf.cli import main as command_line
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.models.aavs.convert_aavs_original import rename_key
 from stepping_stones_hf.models.aavs.recipe_aavs import BACKBONE_ADAPTERS, RELEASED_PARAMETERS
-from stepping_stones_hf.training import first_stage, mask_store
+from stepping_stones_hf.training import localizer, mask_store
 from stepping_stones_hf.training.batches import StepBatches
 from stepping_stones_hf.training.checkpoints import find_checkpoint
 from stepping_stones_hf.training.clips import load_clips
@@ -486,9 +486,9 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(system, tmp_path,
         at(script, "compute_gradients", call=2),  # in the second phase
         at(script, "save_checkpoint", when=lambda _, progress, __: progress.step == 0),
         at(shutil, "rmtree", when=lambda path, *_: path.name == "checkpoints"),  # after stage 1
-        at(first_stage, "write_mask", call=3),
-        at(first_stage, "complete_store", call=1),
-        at(first_stage, "complete_store", call=2),
+        at(localizer, "write_mask", call=3),
+        at(localizer, "complete_store", call=1),
+        at(localizer, "complete_store", call=2),
         at(script, "compute_gradients", call=3),  # of stage 2
         at(Path, "rename", when=lambda path, _: path.name == "best_1"),
         at(script, "segment", call=2),  # in the evaluation of both
@@ -582,7 +582,7 @@ def test_killed_a_run_of_ease_goes_on_with_its_rates_masks_and_augmentation(ease
             5,
             {"stage_1/checkpoints": [".epoch_000001_step_00000000.partial", "epoch_000000_step_00000002"]},
         ),
-        ("stepping_stones_hf.training.first_stage.write_mask", 3, {"masks": [".validation.partial"]}),
+        ("stepping_stones_hf.training.localizer.write_mask", 3, {"masks": [".validation.partial"]}),
     ],
     ids=["stage_1", "stage_2", "checkpoint", "masks"],
 )
@@ -838,7 +838,7 @@ def test_one_stage_takes_no_prompts(common, tmp_path):
 
 def test_the_control_that_hears_nothing_gets_silence_in_training_and_evaluation(common, tmp_path, monkeypatch):
     heard = []
-    for module in (script, first_stage):
+    for module in (script, localizer):
         monkeypatch.setattr(module, "localize", lambda *args: heard.append(args[2]) or localize(*args))
     compute_gradients = script.compute_gradients
     monkeypatch.setattr(
@@ -1035,6 +1035,11 @@ class TestBadInput:
             ({"stage_2_parameters": ["nothing"]}, "has a name that matches 'nothing'"),
             ({"lr_scheduler_type": "cosin"}, "cosin is not a valid SchedulerType"),
             ({"gradient_accumulation_steps": 0}, "--gradient_accumulation_steps is 0, expected at least 1"),
+            ({"image_size": 0}, "--image_size is 0, expected at least 1"),
+            ({"dataloader_num_workers": -1}, "--dataloader_num_workers is -1, expected at least 0"),
+            ({"weight_decay": "nan"}, "--weight_decay is nan, expected at least 0"),
+            ({"stage_2_learning_rate": 0}, "--stage_2_learning_rate is 0.0, expected a number above 0"),
+            ({"stage_1_max_grad_norm": "inf"}, "--stage_1_max_grad_norm is inf, expected a number above 0"),
             ({"degraded_level": 3}, "--degraded_level is 3.0, expected 0 to 1"),
             ({"localizer": "somewhere"}, "--localizer is for --stage 2"),
         ],

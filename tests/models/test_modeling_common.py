@@ -189,6 +189,17 @@ def test_clips_do_not_see_one_another(case):
         assert_close(get_scores(case, run(case.model, clip)), scores[start:end], **NEARLY)
 
 
+def test_groups_of_the_clip_length_do_not_see_one_another(case):
+    length = case.config.clip_length or 1
+    inputs = case.make_inputs((2 * length + 1,))
+    scores = get_scores(case, run(case.model, inputs))
+    for start, end in ((0, length), (length, 2 * length), (2 * length, 2 * length + 1)):
+        group = {name: value[start:end] for name, value in inputs.items() if name != "num_frames"}
+        if case.config.clip_length is not None:
+            group["num_frames"] = torch.tensor([end - start])
+        assert_close(get_scores(case, run(case.model, group)), scores[start:end], **NEARLY)
+
+
 def test_each_input_matters(case):
     inputs = case.make_inputs((5, 2))
     scores = get_scores(case, run(case.model, inputs))

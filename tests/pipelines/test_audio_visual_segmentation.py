@@ -169,6 +169,15 @@ class TestLocalizer:
         larger(clip, batch_size=4)
         assert seen == [96, 64]
         assert not segment.prepares_twice
+        # The processor lies where the localizer was loaded from.
+        for place in ({"subfolder": "localizer"}, {}):
+            name = root if place else root / "localizer"
+            localizer = AAVSForAudioVisualSegmentation.from_pretrained(name, **place)
+            by_object = pipeline(TASK, model=str(root), localizer=localizer, device="cpu")
+            assert by_object.localizer_processor.image_processor.size == SizeDict(**size)
+        # One that was never saved gets what the model gets.
+        new = AAVSForAudioVisualSegmentation(localizer.config)
+        assert pipeline(TASK, model=str(root), localizer=new, device="cpu").prepares_twice is False
 
     def test_it_is_found_as_the_model_was(self, two_stage_repository, tmp_path, segment, clip):
         # In a cache folder of one's own, offline, at a revision.

@@ -17,6 +17,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,8 @@ from stepping_stones_hf.training.checkpoints import (
     check_space,
     find_changes,
     find_checkpoint,
+    load_checkpoint,
+    lock_run,
     save_checkpoint,
     save_model,
 )
@@ -84,6 +88,32 @@ def test_changes_are_the_arguments_of_today_that_were_others(tmp_path):
     assert find_changes(tmp_path / "run.json", {"same": 1, "other": 4, "new": 5}) == {"other": 2, "new": None}
 
 
+def test_a_folder_is_one_processes_until_that_ends_in_whatever_way(tmp_path):
+    code = (
+        "import sys; from stepping_stones_hf.training.checkpoints import lock_run\n"
+        "with lock_run(sys.argv[1]): print('locked', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], **pipes)
+    try:
+        assert other.stdout.readline() == "locked\n"
+        message = rf"Another process trains in {tmp_path}/run: wait"
+        with pytest.raises(ValueError, match=message), lock_run(tmp_path / "run"):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with lock_run(tmp_path / "run"):
+        pass
+
+
+def test_a_run_with_damaged_arguments_is_no_run(tmp_path):
+    (tmp_path / "stage_1" / "model").mkdir(parents=True)
+    (tmp_path / "run.json").write_text('{"seed": ')
+    with pytest.raises(ValueError, match=r"run\.json is damaged .*: choose another --output_dir"):
+        begin_run(tmp_path, ARGUMENTS, resume=True)
+
+
 def test_a_stage_needs_room_for_two_checkpoints_and_two_models(tmp_path, monkeypatch):
     model = torch.nn.Linear(1023, 1024)  # 4 MiB
     # Weights as the model and in the checkpoint, and two numbers of AdamW for each.
@@ -124,6 +154,31 @@ def test_the_last_checkpoint_takes_the_place_of_those_before(accelerator, tmp_pa
     assert progress == last and best_folder(tmp_path, progress) == tmp_path / "best_9"
     accelerator.load_state(path)
     assert (model.weight == 2).all()
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"epoch": 1', b'{"epochs": 1}', b"\xff"])
+def test_progress_that_is_damaged_is_named_with_the_way_out(accelerator, tmp_path, content):
+    save(accelerator, accelerator.prepare(torch.nn.Linear(2, 2)), tmp_path / "stage_1", 1.0, epoch=1)
+    path = tmp_path / "stage_1" / "checkpoints" / "epoch_000001_step_00000000" / "progress.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path} is missing or damaged .*Without the folder {tmp_path}/stage_1 "):
+        find_checkpoint(tmp_path / "stage_1")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut off"])
+def test_a_checkpoint_that_is_damaged_is_named_with_the_way_out(accelerator, tmp_path, name, damage):
+    model = accelerator.prepare(torch.nn.Linear(64, 64))
+    accelerator.prepare(torch.optim.AdamW(model.parameters()))
+    save(accelerator, model, tmp_path / "stage_1", 1.0, epoch=1)
+    checkpoint = find_checkpoint(tmp_path / "stage_1")[1]
+    path = checkpoint / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else 500])
+    with pytest.raises(ValueError, match=rf"{checkpoint} is missing or damaged .*Without the folder {tmp_path}/stage"):
+        load_checkpoint(accelerator, checkpoint)
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(accelerator, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 # How a model was looked for: its localizer lives in the same repository.
-HUB_KWARGS = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "token"}
+HUB_KWARGS = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
 
 
 def is_localizer(config: PreTrainedConfig) -> bool:

@@ -35,7 +35,7 @@ from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..models.image_processing_base import label_pixels, resize_bilinear
 from ..models.modeling_base import is_localizer
 from ..models.processing_base import AudioVisualProcessor
-from ..video import Second, read_seconds, with_second_before
+from ..video import ClipSecond, read_seconds, with_second_before
 
 
 # One video, in whatever form; everything else that can be iterated over is several of them.
@@ -96,9 +96,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
     def _load_localizer(self, localizer) -> tuple[PreTrainedModel, AudioVisualProcessor]:
         if isinstance(localizer, PreTrainedModel):
-            model, processor, place = localizer, self.processor, localizer.name_or_path or "The localizer"
-            if type(model) is not type(self.model):
-                processor = AutoProcessor.from_pretrained(model.name_or_path)
+            model, place = localizer, localizer.name_or_path or "The localizer"
+            processor = self._load_processor_of(model)
         else:
             # Unless it is named, it lives where the model does, and is found and loaded as the model was.
             name, where = localizer, {}
@@ -127,6 +126,18 @@ class AudioVisualSegmentationPipeline(Pipeline):
                 f"{model.config.use_mask_prompt}: it is not a localizer, which has 2 and False."
             )
         return model, processor
+
+    def _load_processor_of(self, localizer: PreTrainedModel) -> AudioVisualProcessor:
+        """The one that lies where it was loaded from; that of the model, if there is none and they are of one kind."""
+        try:
+            return AutoProcessor.from_pretrained(localizer.name_or_path, **getattr(localizer, "hub_kwargs", {}))
+        except (OSError, ValueError) as error:
+            if type(localizer) is type(self.model):
+                return self.processor
+            raise ValueError(
+                f"The localizer, a {type(localizer).__name__}, has no processor in {localizer.name_or_path!r}: give"
+                " its folder or repository as localizer=..."
+            ) from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """
@@ -231,19 +242,19 @@ class AudioVisualSegmentationPipeline(Pipeline):
             seconds = read_seconds(download(inputs), download(audio))
         if kwargs.pop("num_workers", None):
             raise ValueError("A video is read in order, by this process: num_workers has to be 0.")
-        batch_size = batch_size or self._batch_size or 1
+        batch_size = (self._batch_size or 1) if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected seconds from 1.")
         size = self.clip_length * math.ceil(batch_size / self.clip_length)
         chunks = super().__call__(cut(seconds, size), num_workers=0, batch_size=1, **kwargs)
         return (result for results in chunks for result in results)
 
-    def segment_seconds(self, seconds: Iterable[Second], **kwargs) -> list[dict]:
+    def segment_seconds(self, seconds: Iterable[ClipSecond], **kwargs) -> list[dict]:
         """
         Segments consecutive seconds in one pass.
 
         Args:
-            seconds (`Iterable[Second]`):
+            seconds (`Iterable[ClipSecond]`):
                 As many as the models look at together, `clip_length`, or a multiple; fewer at the end of a video.
             kwargs:
                 `label_maps` and `return_score_maps`, as for the call.
@@ -253,7 +264,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         """
         return super().__call__(tuple(seconds), **kwargs)
 
-    def preprocess(self, seconds: tuple[Second, ...]) -> dict:
+    def preprocess(self, seconds: tuple[ClipSecond, ...]) -> dict:
         inputs = prepare_seconds(self.processor, seconds)
         if self.prepares_twice:
             prepared = prepare_seconds(self.localizer_processor, seconds)
@@ -330,7 +341,7 @@ def list_settings(processor: AudioVisualProcessor) -> tuple[bool, dict, dict]:
     return processor.looks_across_frames, image_processor, processor.feature_extractor.to_dict()
 
 
-def prepare_seconds(processor: AudioVisualProcessor, seconds: tuple[Second, ...]) -> dict[str, torch.Tensor]:
+def prepare_seconds(processor: AudioVisualProcessor, seconds: tuple[ClipSecond, ...]) -> dict[str, torch.Tensor]:
     """The inputs of a model, one row a second."""
     inputs = processor(images=[[second.frame for second in seconds]], return_tensors="pt")
     # Of each second the last patch: the waveform begins a second earlier.
@@ -343,7 +354,7 @@ def prepare_seconds(processor: AudioVisualProcessor, seconds: tuple[Second, ...]
     return {**inputs, "input_features": torch.cat(patches)}
 
 
-def cut(seconds: Iterator[Second], size: int) -> Iterator[tuple[Second, ...]]:
+def cut(seconds: Iterator[ClipSecond], size: int) -> Iterator[tuple[ClipSecond, ...]]:
     """Cuts a video into chunks of so many seconds; the last one may be shorter."""
     while chunk := tuple(islice(seconds, size)):
         yield chunk
@@ -361,8 +372,8 @@ def download(source: Source | None) -> Source | None:
         raise ValueError(f"{source} cannot be downloaded: {error}. Download it and give the file.") from error
 
 
-def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> Iterator[Second]:
-    """[`Second`]s of one frame each and a waveform; what it lacks of the last one is silence."""
+def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> Iterator[ClipSecond]:
+    """[`ClipSecond`]s of one frame each and a waveform; what it lacks of the last one is silence."""
     if isinstance(frames, Image.Image) or getattr(frames, "ndim", 4) == 3:
         raise ValueError("frames is one image: give a list with an image for each second.")
     frames = None if frames is None else list(frames)
@@ -378,7 +389,7 @@ def pair_seconds(frames=None, audio=None, sampling_rate: int | None = None) -> I
     waveform = np.pad(waveform, (0, max(0, len(frames) * rate - len(waveform))))
     sounds = ((waveform[index * rate : (index + 1) * rate], rate) for index in range(len(frames)))
     for index, (frame, sound) in enumerate(zip(frames, with_second_before(sounds))):
-        yield Second(index, to_frame(frame, f"frames[{index}]"), *sound)
+        yield ClipSecond(index, to_frame(frame, f"frames[{index}]"), *sound)
 
 
 def encode_label_map(label_map: np.ndarray) -> dict:

@@ -22,11 +22,14 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..files import begin_folder, complete_folder, partial_folder, write_text
@@ -34,8 +37,29 @@ from ..files import begin_folder, complete_folder, partial_folder, write_text
 
 def find_changes(path: Path, arguments: dict) -> dict:
     """The arguments that differ from those in a run.json, with their values there."""
-    before = json.loads(path.read_text())
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): choose another --output_dir.") from error
     return {name: before.get(name) for name, value in arguments.items() if before.get(name) != value}
+
+
+@contextmanager
+def lock_run(output_dir: str | os.PathLike) -> Iterator[None]:
+    """
+    Keeps the folder of a run to one process while the block lasts. However the process ends, the system unlocks it.
+
+    Raises:
+        `ValueError`: another process has the folder.
+    """
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(Path(output_dir, ".lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"Another process trains in {output_dir}: wait until it has ended, or choose another --output_dir."
+        ) from error
 
 
 def begin_run(output_dir: str | os.PathLike, arguments: dict, resume: bool) -> None:
@@ -96,11 +120,38 @@ def check_space(folder: Path, model: torch.nn.Module) -> None:
 
 
 def find_checkpoint(folder: Path) -> tuple[Progress, Path | None]:
-    """The last checkpoint of a stage. Checkpoints are renamed to their names when they are whole."""
+    """
+    The last checkpoint of a stage. Checkpoints are renamed to their names when they are whole.
+
+    Raises:
+        `ValueError`: it was damaged since.
+    """
     checkpoints = sorted(folder.glob("checkpoints/epoch_*"))
     if not checkpoints:
         return Progress(), None
-    return Progress(**json.loads((checkpoints[-1] / "progress.json").read_text())), checkpoints[-1]
+    try:
+        progress = Progress(**json.loads((checkpoints[-1] / "progress.json").read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise damaged(checkpoints[-1] / "progress.json", error) from error
+    return progress, checkpoints[-1]
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
+    """
+    Gives all that was prepared the state that [`save_checkpoint`] has written.
+
+    Raises:
+        `ValueError`: a file is missing or damaged.
+    """
+    try:
+        accelerator.load_state(checkpoint)
+    except Exception as error:  # of safetensors, torch, zip files or pickles, by what is damaged
+        raise damaged(checkpoint, error) from error
+
+
+def damaged(path: Path, error: Exception) -> ValueError:
+    stage = next(parent for parent in path.parents if parent.name == "checkpoints").parent
+    return ValueError(f"{path} is missing or damaged ({error}). Without the folder {stage} the stage starts again.")
 
 
 def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
@@ -177,6 +228,8 @@ __all__ = [
     "check_space",
     "find_changes",
     "find_checkpoint",
+    "load_checkpoint",
+    "lock_run",
     "save_checkpoint",
     "save_model",
 ]

@@ -66,9 +66,10 @@ class FrameScores(FrameCounts):
 
     def gather(self) -> None:
         """Gives every process the frames of all processes."""
-        for frames in gather_object([self.frames]):
+        shares = gather_object([(self.frames, self.seconds)])
+        for frames, _ in shares:
             self.extend(frames.items())
-        self.seconds = sum(gather_object([self.seconds]))
+        self.seconds = sum(seconds for _, seconds in shares)
 
     @property
     def subsets(self) -> list[str]:

@@ -34,6 +34,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
+from ..deprecation import rename_arguments
 from ..files import begin_folder, complete_folder
 from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..tables import format_table
@@ -97,14 +98,15 @@ def summarize_semantics(scores: FrameScores) -> dict[str, float]:
     }
 
 
-def summarize_evaluation(scores: dict[str, dict[str, FrameScores]], first_stage: dict[str, FrameScores]) -> dict:
+@rename_arguments(first_stage="prompt_scores")
+def summarize_evaluation(scores: dict[str, dict[str, FrameScores]], prompt_scores: dict[str, FrameScores]) -> dict:
     """
     Figures of any number of methods.
 
     Args:
         scores (`dict[str, dict[str, FrameScores]]`):
             By method and sound: `own`, and others under which only some of the clips need be there.
-        first_stage (`dict[str, FrameScores]`):
+        prompt_scores (`dict[str, FrameScores]`):
             By method the scores of the prompts of stage 2, where there are any.
 
     Returns:
@@ -126,8 +128,8 @@ def summarize_evaluation(scores: dict[str, dict[str, FrameScores]], first_stage:
             results["localization"][method] = summarize(own)
         else:
             results["semantics"][method] = summarize(own)["all"]
-        if method in first_stage:
-            ious = {subset: row["miou"] for subset, row in summarize_localization(first_stage[method]).items()}
+        if method in prompt_scores:
+            ious = {subset: row["miou"] for subset, row in summarize_localization(prompt_scores[method]).items()}
             results["semantics"][method]["first_stage_iou"] = ious
         for sound, other in by_sound.items():
             if sound != "own":

@@ -28,7 +28,7 @@ from stepping_stones_hf.data import AVSCollator, load_avsbench
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.training import evaluation
 from stepping_stones_hf.training.evaluation import localize
-from stepping_stones_hf.training.first_stage import check_localizer, finish_store, predict_masks
+from stepping_stones_hf.training.localizer import check_localizer, finish_store, predict_masks
 from stepping_stones_hf.training.mask_store import check_store, hash_model_folder, mask_path
 
 
