@@ -125,9 +125,9 @@ def test_videos_are_ranked_by_the_mean_lead_of_the_others(truths):
     assert [row["video_id"] for row in ranked[4:]] == sorted("ab", key=lambda name: (-silent["v2", name], name))
     for rank, row in enumerate(ranked, start=1):
         name = row["video_id"]
-        assert row["rank"] == rank and row["good"] == 1 and row["bad"] == silent["v2", name]
-        assert row["first"] == (1 if name in "ab" else silent["v2", name])
-        assert row["difference"] == pytest.approx((1 + silent["v2", name]) / 2 - row["first"])
+        assert row["rank"] == rank and row["iou_good"] == 1 and row["iou_bad"] == silent["v2", name]
+        assert row["iou_first"] == (1 if name in "ab" else silent["v2", name])
+        assert row["difference"] == pytest.approx((1 + silent["v2", name]) / 2 - row["iou_first"])
     assert rank_videos({"bad": systems["bad"]})[0]["difference"] == max(silent.values())
     assert set(score_videos(localize(half, truths)).values()) == {0, 1}
 

@@ -231,7 +231,7 @@ def rank_videos(systems: Mapping[str, FrameScores]) -> list[dict]:
             The counts of the same frames for each system.
 
     Returns:
-        `list[dict]`: `rank` (from 1), `subset`, `video_id`, `difference`, and by the name of each system its IoU: see
+        `list[dict]`: `rank` (from 1), `subset`, `video_id`, `difference`, and for each system `iou_` and its name: see
         [`score_videos`].
     """
     scores = {name: score_videos(of_system) for name, of_system in systems.items()}
@@ -243,7 +243,7 @@ def rank_videos(systems: Mapping[str, FrameScores]) -> list[dict]:
     videos.sort(key=lambda item: (-item[0], item[1]))
     return [
         {"rank": rank, "subset": video[0], "video_id": video[1], "difference": difference}
-        | {name: of_system[video] for name, of_system in scores.items()}
+        | {f"iou_{name}": of_system[video] for name, of_system in scores.items()}
         for rank, (difference, video) in enumerate(videos, start=1)
     ]
 
