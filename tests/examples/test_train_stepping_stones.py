@@ -877,7 +877,7 @@ def test_the_command_line_overrides_a_config_file_and_that_the_defaults(tmp_path
 @pytest.mark.parametrize("name", ["num_backbone_warmup_steps", "polynomial_power"])
 def test_what_goes_with_a_polynomial_is_refused_with_other_schedules(name):
     with pytest.raises(ValueError, match=f"--{name} goes with --lr_scheduler_type polynomial, got cosine"):
-        script.check_arguments(script.DataArguments(), script.RunArguments(**{name: 1}))
+        script.check_arguments(script.DataArguments(), script.ModelSettings(), script.RunArguments(**{name: 1}))
 
 
 def test_a_config_file_with_an_unknown_argument_is_refused(tmp_path):

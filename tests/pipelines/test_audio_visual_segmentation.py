@@ -176,6 +176,7 @@ class TestLocalizer:
             by_object = pipeline(TASK, model=str(root), localizer=localizer, device="cpu")
             assert by_object.localizer_processor.image_processor.size == SizeDict(**size)
         # One that was never saved gets what the model gets.
+        localizer.config.name_or_path = ""
         new = AAVSForAudioVisualSegmentation(localizer.config)
         assert pipeline(TASK, model=str(root), localizer=new, device="cpu").prepares_twice is False
 

@@ -44,7 +44,7 @@ def read_preset(name: str):
 )
 def test_the_presets_train_as_far_as_the_script_can_as_the_released_program_does(name, stage, epochs, steps):
     data_args, model_args, args = read_preset(name)
-    script.check_arguments(data_args, args)
+    script.check_arguments(data_args, model_args, args)
     assert (args.stage, data_args.stage_1_dataset, args.seed) == (stage, name, 666)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 1)
     assert (args.lr_scheduler_type, args.num_warmup_steps, args.weight_decay) == ("polynomial", 0, 1e-4)

@@ -146,7 +146,7 @@ BATCHES = {"": (12, 12, 60), "_vitl384": (4, 4, 20)}
 def test_the_presets_train_as_the_released_program_does(name, epochs, rate, warmups, size):
     recipe = str(EXAMPLES / "configs" / f"ease_{name}{size}.yaml")
     data_args, model_args, args = script.parse_arguments(["--config", recipe])
-    script.check_arguments(data_args, args)
+    script.check_arguments(data_args, model_args, args)
     stage = 2 if name == "avss" else 1
     assert (args.stage, args.seed, args.mixed_precision) == (str(stage), 0, "fp16")
     found = script.Recipe.of_stage(args, stage)

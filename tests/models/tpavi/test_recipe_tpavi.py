@@ -37,7 +37,7 @@ def read_preset(name: str):
 )
 def test_the_presets_train_as_the_released_programs_do(name, dataset, stage, stage_1_epochs):
     data_args, model_args, args = read_preset(name)
-    script.check_arguments(data_args, args)
+    script.check_arguments(data_args, model_args, args)
     assert (args.stage, data_args.stage_1_dataset, args.stage_1_epochs) == (stage, dataset, stage_1_epochs)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.seed) == (4, 1, 123)
     assert (args.lr_scheduler_type, args.num_warmup_steps, args.weight_decay) == ("constant", 0, 0)
