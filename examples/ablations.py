@@ -33,7 +33,6 @@ each system finds in one stage and in two (Figs. B4 and B5 of the supplement). O
 `mask2former_name_or_path` and `vggish_checkpoint`.
 """
 
-import csv
 import json
 import os
 import subprocess
@@ -53,7 +52,7 @@ from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
 
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.files import write_text, write_whole
-from stepping_stones_hf.tables import format_table
+from stepping_stones_hf.tables import format_table, write_csv
 from stepping_stones_hf.training.checkpoints import find_changes
 from stepping_stones_hf.training.clips import load_clips
 from stepping_stones_hf.training.report import choose_frames, predict_examples
@@ -303,14 +302,6 @@ def read_results(experiment: Experiment) -> list[dict]:
     return rows
 
 
-def write_csv(rows: list[dict], path: Path) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with write_whole(path) as (partial,), open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def interval(values: np.ndarray) -> str:
     """Mean and half the width of the 95 % interval."""
     if len(values) == 1:
@@ -379,7 +370,7 @@ def draw_figure(experiments: dict[str, Experiment]) -> Image.Image:
     titles, predicted = zip(*found)
     rows = []
     for clips_of_runs in zip(*predicted, strict=True):
-        for index in choose_frames(clips_of_runs[0]):
+        for index in choose_frames([example.truth for example in clips_of_runs[0]]):
             shown = [examples[index] for examples in clips_of_runs]
             frame, label_maps = shown[0].frame, [shown[0].truth, *(example.prediction for example in shown)]
             rows.append([(frame, ""), *((overlay(frame, labels), describe(labels)) for labels in label_maps)])

@@ -68,6 +68,7 @@ from stepping_stones_hf.training.evaluation import (
     calibrate_prompts,
     count_predictions,
     evaluate,
+    score_predictions,
     segment,
 )
 from stepping_stones_hf.training.localizer import finish_store, predict_masks
@@ -243,7 +244,7 @@ def change_sound(clips: datasets.Dataset, collator: AVSCollator, sound: str, see
 
 
 def keep_label_maps(folder: Path, frames: list[Frame], label_maps: torch.Tensor) -> None:
-    for frame, label_map in zip(frames, label_maps.cpu().numpy()):
+    for frame, label_map in zip(frames, label_maps.numpy()):
         path = mask_path(folder, *frame)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(to_png(label_map)["bytes"])
@@ -322,21 +323,6 @@ def make_collators(run: Evaluation, prompts: list[str | None]) -> dict[str | Non
             run.model.processor, source, cache_dir=run.args.cache_audio_features, evaluation=True
         )
     return collators
-
-
-def score_predictions(run: Evaluation, name: str, folder: Path) -> None:
-    """The masks of another system."""
-    collator = LabelCollator(run.label_collator.image_processor, folder)
-    run.scores[name] = {
-        "own": evaluate(
-            run.accelerator,
-            collator.prepare(run.clips),
-            collator,
-            lambda inputs: inputs["predictions"],
-            FrameScores(None if run.localizes else len(CLASS_NAMES), "probability"),
-            **run.loading,
-        )
-    }
 
 
 def score_localizer(run: Evaluation, sound: str, heard: Dataset) -> Path:
@@ -424,22 +410,30 @@ def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | 
     return Evaluation(accelerator, args, localizer, model, clips, LabelCollator(image_processor)), prompts
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = HfArgumentParser(EvaluationArguments, description=__doc__).parse_args_into_dataclasses(argv)
+def run_evaluation(args: EvaluationArguments) -> Evaluation:
+    """Scores all methods, with all sounds."""
     run, prompts = start_evaluation(args)
     folders = find_predictions(run)
     sounds = prepare_sounds(run)
     collators = make_collators(run, prompts)
 
     for name, folder in folders.items():
-        score_predictions(run, name, folder)
+        image_processor = run.label_collator.image_processor
+        run.scores[name] = {
+            "own": score_predictions(run.accelerator, run.clips, image_processor, folder, **run.loading)
+        }
     for sound, heard in sounds.items():
         masks_dir = args.stage1_masks_dir
         if run.localizer is not None and masks_dir is None:
             masks_dir = score_localizer(run, sound, heard)
         for prompt, collator in collators.items():
             score_model(run, sound, heard, prompt, collator, masks_dir)
+    return run
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = HfArgumentParser(EvaluationArguments, description=__doc__).parse_args_into_dataclasses(argv)
+    run = run_evaluation(args)
     if run.accelerator.is_main_process:
         write_results(run)
     run.accelerator.end_training()

@@ -20,6 +20,7 @@ import stepping_stones_hf.models.remote_code
 import stepping_stones_hf.segment_video
 import stepping_stones_hf.streaming
 import stepping_stones_hf.training.arguments
+import stepping_stones_hf.training.comparison
 import stepping_stones_hf.training.degrade
 import stepping_stones_hf.training.evaluation
 import stepping_stones_hf.training.initialization

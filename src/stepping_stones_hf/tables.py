@@ -13,7 +13,11 @@
 # limitations under the License.
 """Tables for pages, cards and terminals."""
 
-from collections.abc import Iterable, Sequence
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from .files import write_whole
 
 
 def format_table(header: Sequence, rows: Iterable[Sequence], percent: bool = False) -> str:
@@ -41,4 +45,22 @@ def format_table(header: Sequence, rows: Iterable[Sequence], percent: bool = Fal
     return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
-__all__ = ["format_table"]
+def write_csv(rows: Sequence[Mapping], path: str | os.PathLike) -> None:
+    """
+    Writes a csv file, in place of an older one: see [`~files.write_whole`].
+
+    Args:
+        rows (`Sequence[Mapping]`):
+            The rows by the names of their columns, which are in the order in which they first occur. What a row has
+            not, or what is `None`, is empty.
+        path (`str` or `PathLike`):
+            The file.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with write_whole(path) as (partial,), open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+__all__ = ["format_table", "write_csv"]

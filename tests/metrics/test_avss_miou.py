@@ -306,6 +306,20 @@ def test_confidence_intervals_are_repeatable_and_hold_the_estimate(make, generat
         assert intervals["miou"][0] < intervals["miou"][1]
 
 
+@pytest.mark.parametrize("config_name", ["semantic", "binary"])
+def test_resamples_are_what_intervals_are_taken_of(make, generator, config_name):
+    references = generator.integers(0, 2, (20, 6, 6))
+    predictions = references if config_name == "semantic" else generator.random(references.shape)
+    data = {"predictions": predictions, "references": references, "num_frames": [2] * 10}
+    results = make(config_name).compute(**data, confidence=0.9, resamples=True)
+    alone = make(config_name).compute(**data, resamples=True)
+    assert alone["resamples"] == results["resamples"] and "confidence_intervals" not in alone
+    assert set(results["resamples"]) == set(results["confidence_intervals"])
+    for name, values in results["resamples"].items():
+        assert len(values) == 1000
+        assert results["confidence_intervals"][name] == pytest.approx(np.quantile(values, [0.05, 0.95]).tolist()), name
+
+
 def test_confidence_needs_differences_between_videos(make):
     results = make(num_classes=2).compute(
         predictions=[[[0, 1]]] * 4, references=[[[0, 1]]] * 4, num_frames=[1] * 4, confidence=0.95
@@ -790,6 +804,7 @@ def test_wrong_options_are_refused_when_the_metric_is_made(config_name, options,
         ("semantic", {"videos_per_batch": 2}, "there is no option 'videos_per_batch' here"),
         ("semantic", {"pad_to": 0}, "pad_to must be None or a positive integer, found 0"),
         ("semantic", {"confidence": 95}, "confidence must be None or between 0 and 1, found 95"),
+        ("binary", {"resamples": 100}, "resamples must be True or False, found 100"),
         ("binary", {"confidence": "95%"}, "confidence must be None or between 0 and 1, found '95%'"),
         ("binary", {"videos_per_batch": 0}, "videos_per_batch must be a positive integer, found 0"),
         ("binary", {"pad_to": 10}, "there is no option 'pad_to' here"),

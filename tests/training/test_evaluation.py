@@ -59,9 +59,10 @@ def test_frames_of_other_processes_count_as_own_ones(num_classes, monkeypatch):
     expected = add_frames(FrameScores(num_classes), FRAMES)
     shares = [expected.select([frame[:2] for frame in FRAMES[start:stop]]) for start, stop in ((0, 9), (6, 18))]
     assert [len(share) for share in shares] == [9, 12]  # the frames of a clip are on both
-    monkeypatch.setattr(evaluation, "gather_object", lambda objects: [*objects, shares[1].frames])
+    shares[0].seconds = 1.5
+    monkeypatch.setattr(evaluation, "gather_object", lambda objects: [*objects, (shares[1].frames, 2.0)])
     shares[0].gather()
-    assert len(shares[0]) == 18
+    assert len(shares[0]) == 18 and shares[0].seconds == 3.5
     for subset in (None, "v1m"):
         options = {"subset": subset, "confidence": 0.5}
         np.testing.assert_equal(shares[0].results(**options), expected.results(**options))

@@ -17,7 +17,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 
+import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -51,10 +53,12 @@ class FrameScores(FrameCounts):
         score_rule (`str`, *optional*, defaults to `"two_channel"`):
             What such scores are: those of background and of what sounds, `(2, height, width)`, by the released
             program's rule, or else see [`~metrics.binary_statistics`].
+
+    [`evaluate`] adds to `seconds` how long it has predicted.
     """
 
     def __init__(self, num_classes: int | None = None, score_rule: str = "two_channel"):
-        self.num_classes = num_classes
+        self.num_classes, self.seconds = num_classes, 0.0
         if num_classes is None:
             super().__init__("binary", score_rule=score_rule)
         else:
@@ -62,8 +66,10 @@ class FrameScores(FrameCounts):
 
     def gather(self) -> None:
         """Gives every process the frames of all processes."""
-        for frames in gather_object([self.frames]):
+        shares = gather_object([(self.frames, self.seconds)])
+        for frames, _ in shares:
             self.extend(frames.items())
+        self.seconds = sum(seconds for _, seconds in shares)
 
     @property
     def subsets(self) -> list[str]:
@@ -137,7 +143,7 @@ def evaluate(
         batch_size (`int`, *optional*, defaults to 1), num_workers (`int`, *optional*, defaults to 0):
             Clips in a batch, and processes that read them.
         on_predictions (`Callable`, *optional*):
-            Called with the names of a batch's frames and their predictions.
+            Called with the names of a batch's frames and their predictions, on the CPU.
         prompt_scores ([`FrameScores`], *optional*):
             Of probabilities, where the prompts of stage 2 are added: how good a first stage they come from.
 
@@ -148,12 +154,15 @@ def evaluate(
     loader = DataLoader(share, batch_size=batch_size, num_workers=num_workers, collate_fn=collator)
     for inputs in tqdm(loader, desc="evaluation", leave=False, disable=not accelerator.is_main_process):
         frames, label_maps = inputs.pop("frames"), inputs.pop("label_maps")
+        start = perf_counter()
         with accelerator.autocast():
-            predictions = predict(inputs.to(accelerator.device))
+            # On the CPU they are there: an accelerator has done its work.
+            predictions = predict(inputs.to(accelerator.device)).cpu()
+        scores.seconds += perf_counter() - start
         # By the rules of one channel a localizer is scored by what sounds alone.
         one_channel = predictions.ndim == 4 and scores.options["score_rule"] != "two_channel"
         scored = predictions[:, 1] if one_channel else predictions
-        scores.add(frames, scored.cpu().numpy(), label_maps.numpy())
+        scores.add(frames, scored.numpy(), label_maps.numpy())
         if prompt_scores is not None:
             prompts = inputs["prompt_masks"][inputs.get("annotated", slice(None))]
             prompt_scores.add(frames, prompts.cpu().numpy(), (label_maps > 0).numpy())
@@ -247,6 +256,32 @@ def count_predictions(folder: str | os.PathLike, clips: Iterable[Mapping], local
     return sizes
 
 
+def score_predictions(
+    accelerator: Accelerator,
+    clips: datasets.Dataset,
+    image_processor: AudioVisualImageProcessorMixin,
+    folder: str | os.PathLike,
+    **loading,
+) -> FrameScores:
+    """
+    Scores the masks that another system wrote.
+
+    Args:
+        accelerator (`Accelerator`):
+            The processes.
+        clips (`datasets.Dataset`):
+            Rows of [`load_avsbench`].
+        image_processor ([`AudioVisualImageProcessorMixin`]), folder (`str` or `PathLike`):
+            See [`LabelCollator`].
+        loading:
+            `batch_size` and `num_workers`, see [`evaluate`].
+    """
+    collator = LabelCollator(image_processor, folder)
+    scores = FrameScores(None if image_processor.localization else len(CLASS_NAMES), "probability")
+    rows = collator.prepare(clips)
+    return evaluate(accelerator, rows, collator, lambda inputs: inputs["predictions"], scores, **loading)
+
+
 def calibrate_prompts(
     clips: Sequence[dict], image_processor: AudioVisualImageProcessorMixin, target_iou: float, seed: int
 ) -> DegradedPrompts:
@@ -292,5 +327,6 @@ __all__ = [
     "evaluate",
     "localize",
     "make_prompts",
+    "score_predictions",
     "segment",
 ]

@@ -96,7 +96,7 @@ def predict_masks(
     accelerator.wait_for_everyone()
 
     def keep(frames: list[Frame], scores: torch.Tensor) -> None:
-        for frame, mask in zip(frames, make_prompts(scores, soft).cpu().numpy()):
+        for frame, mask in zip(frames, make_prompts(scores, soft).numpy()):
             write_mask(mask_path(partial_folder(store), *frame), mask)
 
     return evaluate(

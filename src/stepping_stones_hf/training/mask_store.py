@@ -63,14 +63,24 @@ def name_model(folder: str | os.PathLike) -> str:
     return folder if cached is None else f"{cached[1].replace('--', '/')}@{cached[2]}{cached[3] or ''}"
 
 
-def hash_model_folder(folder: str | os.PathLike) -> str:
-    """The hash of the config, processor and weights that `save_pretrained` wrote into a folder."""
+def hash_files(folder: str | os.PathLike, *patterns: str) -> str:
+    """The hash of the names and contents of the files of a folder that any of the patterns names."""
     digest = hashlib.sha256()
-    for path in sorted([*Path(folder).glob("*.json"), *Path(folder).glob("*.safetensors")]):
-        digest.update(path.name.encode())
+    for path in sorted(path for pattern in patterns for path in Path(folder).glob(pattern)):
+        digest.update(path.relative_to(folder).as_posix().encode())
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def hash_model_folder(folder: str | os.PathLike) -> str:
+    """The hash of the config, processor and weights that `save_pretrained` wrote into a folder."""
+    return hash_files(folder, "*.json", "*.safetensors")
+
+
+def hash_masks(folder: str | os.PathLike) -> str:
+    """The hash of the masks of a folder."""
+    return hash_files(folder, "*/*/*.png")
 
 
 def fingerprint_clips(clips: datasets.Dataset) -> str:
@@ -168,6 +178,7 @@ __all__ = [
     "check_store",
     "complete_store",
     "fingerprint_clips",
+    "hash_masks",
     "hash_model_folder",
     "mask_path",
     "name_model",

@@ -336,9 +336,9 @@ def predict_examples(
     return found
 
 
-def choose_frames(examples: Sequence[Example]) -> list[int]:
-    """Of a clip the frame where most classes sound and, if there is one, a frame where others do."""
-    classes = [frozenset(example.truth.ravel().tolist()) for example in examples]
+def choose_frames(truths: Sequence[np.ndarray]) -> list[int]:
+    """Of a clip the frame where most classes sound and, if there is one, a frame where others do, given its truth."""
+    classes = [frozenset(np.unique(truth).tolist()) for truth in truths]
     first = max(range(len(classes)), key=lambda index: len(classes[index]))
     return [first, *[index for index in range(len(classes)) if classes[index] != classes[first]][:1]]
 
@@ -350,7 +350,7 @@ def draw_examples(repository: str | os.PathLike, clips: datasets.Dataset, store:
     """
     rows = []
     for examples in predict_examples(repository, clips, store):
-        for example in (examples[index] for index in choose_frames(examples)):
+        for example in (examples[index] for index in choose_frames([example.truth for example in examples])):
             rows.append(
                 [
                     (example.frame, ""),

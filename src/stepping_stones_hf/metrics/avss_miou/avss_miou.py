@@ -67,8 +67,8 @@ REDUCTION_OPTIONS = {
     "binary": {"score_rule": "probability", "mask_threshold": 0.5},
 }
 SUMMARY_OPTIONS = {
-    "semantic": {"pad_to": None, "confidence": None},
-    "binary": {"videos_per_batch": 1, "confidence": None},
+    "semantic": {"pad_to": None, "confidence": None, "resamples": False},
+    "binary": {"videos_per_batch": 1, "confidence": None, "resamples": False},
 }
 SCORE_RULES = ("probability", "logit", "two_channel")
 # What each of several processes writes last, in place of a frame.
@@ -118,6 +118,8 @@ Options of `compute`:
         number in the frame-averaged scores, as the AVSBench and AVSegFormer programs pad 5-frame clips to 10.
     videos_per_batch (`int`, defaults to 1): for "binary"; how many videos share one threshold in `fscore`.
     confidence (`float`, *optional*): adds `confidence_intervals` of this level, by a bootstrap over videos.
+    resamples (`bool`, defaults to `False`): adds `resamples`, the scores of each resample of that bootstrap. The same
+        videos are resampled alike, so that the differences of two systems' scores are paired.
 Returns:
     `dict`: the results; the metric card explains every key. `None` on every process but the first.
 """
@@ -259,13 +261,14 @@ def semantic_results(
     num_classes: int = 71,
     pad_to: int | None = None,
     confidence: float | None = None,
+    resamples: bool = False,
 ) -> dict:
     """The results of the semantic protocols.
 
     Args:
         statistics (`list[np.ndarray]`): the `semantic_statistics` of every frame, those of a video together.
         videos (`np.ndarray` of shape `(frames,)`): the number of the video of each frame, counted from 0.
-        num_classes, pad_to, confidence: as in [`AvssMiou`].
+        num_classes, pad_to, confidence, resamples: as in [`AvssMiou`].
 
     Returns:
         `dict`: floats, counts, and lists with an entry for each class.
@@ -311,7 +314,7 @@ def semantic_results(
         "num_videos": padding.size,
         "out_of_range_pixels": sum(int(frame[0]) for frame in statistics),
     }
-    if confidence is not None:
+    if confidence is not None or resamples:
         per_video = totals(video_of_count, padding).reshape(padding.size, -1)
 
         def resampled_scores(drawn: np.ndarray) -> dict:
@@ -320,7 +323,7 @@ def semantic_results(
             class_scores = _fill(_semantic_class_scores(resampled), per_class)
             return _semantic_means(class_scores) | {"pixel_accuracy": _pixel_accuracy(*resampled[:, 3:].T)}
 
-        results["confidence_intervals"] = _confidence_intervals(resampled_scores, padding.size, confidence)
+        results |= _bootstrap(resampled_scores, padding.size, confidence, resamples)
     return results
 
 
@@ -399,14 +402,18 @@ def _silent_frames(marked: np.ndarray) -> dict[str, float]:
 
 
 def binary_results(
-    statistics: list[np.ndarray], videos: np.ndarray, videos_per_batch: int = 1, confidence: float | None = None
+    statistics: list[np.ndarray],
+    videos: np.ndarray,
+    videos_per_batch: int = 1,
+    confidence: float | None = None,
+    resamples: bool = False,
 ) -> dict:
     """The results of the binary protocols.
 
     Args:
         statistics (`list[np.ndarray]`): the `binary_statistics` of every frame, those of a video together.
         videos (`np.ndarray` of shape `(frames,)`): the number of the video of each frame, counted from 0.
-        videos_per_batch, confidence: as in [`AvssMiou`].
+        videos_per_batch, confidence, resamples: as in [`AvssMiou`].
 
     Returns:
         `dict`: floats, counts, and lists with an entry for each class, or for each batch.
@@ -428,7 +435,7 @@ def binary_results(
         "num_frames": len(frames),
         "num_videos": len(sums),
     }
-    if confidence is not None:
+    if confidence is not None or resamples:
 
         def resampled_scores(drawn: np.ndarray) -> dict:
             pixels = _binary_pixels(sums[drawn])
@@ -436,7 +443,7 @@ def binary_results(
             means, _ = _binary_means(sums[drawn], videos_per_batch)
             return means | star | {"pixel_accuracy": _pixel_accuracy(*pixels)}
 
-        results["confidence_intervals"] = _confidence_intervals(resampled_scores, len(sums), confidence)
+        results |= _bootstrap(resampled_scores, len(sums), confidence, resamples)
     return results
 
 
@@ -475,19 +482,26 @@ def _fill(resampled: dict[str, np.ndarray], overall: dict[str, np.ndarray]) -> d
     return {name: np.where(np.isnan(scores), overall[name], scores) for name, scores in resampled.items()}
 
 
-def _confidence_intervals(
-    resampled_scores: Callable[[np.ndarray], dict], num_videos: int, confidence: float
-) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over resamples of the videos; `resampled_scores` maps indices of videos to scores."""
+def _bootstrap(
+    resampled_scores: Callable[[np.ndarray], dict], num_videos: int, confidence: float | None, resamples: bool
+) -> dict[str, dict]:
+    """What is asked for of resamples of the videos; `resampled_scores` maps indices of videos to scores."""
     generator = np.random.default_rng(0)
     draws = [resampled_scores(generator.integers(num_videos, size=num_videos)) for _ in range(BOOTSTRAP_RESAMPLES)]
+    scores = {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
+    results = {}
+    if confidence is not None:
+        results["confidence_intervals"] = {name: _interval(values, confidence) for name, values in scores.items()}
+    if resamples:
+        results["resamples"] = {name: values.tolist() for name, values in scores.items()}
+    return results
+
+
+def _interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The percentile interval."""
+    values = values[~np.isnan(values)]  # a resample of ignored pixels alone has no accuracy
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    intervals = {}
-    for name in draws[0]:
-        values = np.array([draw[name] for draw in draws])
-        values = values[~np.isnan(values)]  # a resample of ignored pixels alone has no accuracy
-        intervals[name] = tuple(np.quantile(values, tails).tolist()) if values.size else (np.nan, np.nan)
-    return intervals
+    return tuple(np.quantile(values, tails).tolist()) if values.size else (np.nan, np.nan)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
@@ -848,6 +862,7 @@ def _check_options(options: dict, defaults: dict) -> dict:
         "pad_to": ("None or a positive integer", lambda value: value is None or is_integer(value)),
         "videos_per_batch": ("a positive integer", is_integer),
         "confidence": ("None or between 0 and 1", lambda value: value is None or is_fraction(value)),
+        "resamples": ("True or False", lambda value: isinstance(value, bool)),
     }
     for name, value in options.items():
         expectation, holds = expectations[name]
