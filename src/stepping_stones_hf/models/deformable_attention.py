@@ -154,8 +154,9 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         """
         batch_size, num_pixels, _ = hidden_states.shape
         heads, points = (batch_size, num_pixels, self.n_heads), (self.n_levels, self.n_points)
-        value = self.value_proj(hidden_states).view(*heads, -1)
+        # In transformers' order, in which gradients are summed.
         queries = hidden_states + position_embeddings
+        value = self.value_proj(hidden_states).view(*heads, -1)
         offsets = self.sampling_offsets(queries).view(*heads, *points, 2)
         weights = self.attention_weights(queries).view(*heads, -1).softmax(dim=-1).view(*heads, *points)
         shapes = torch.tensor(spatial_shapes, device=value.device)

@@ -295,8 +295,9 @@ class AAVSPixelDecoder(Mask2FormerPixelDecoder):
             projection(feature_map) for projection, feature_map in zip(self.input_projections, feature_maps[::-1])
         ]
         spatial_shapes = [tuple(level.shape[-2:]) for level in levels]
+        # For each frame, though they are the same: the order in which gradients are summed is part of a training.
         position_embeddings = [
-            self.position_embedding((1, *level.shape[1:]), level.device, level.dtype).flatten(2).mT + embedding
+            self.position_embedding(level.shape, level.device, level.dtype).flatten(2).mT + embedding
             for level, embedding in zip(levels, self.level_embed)
         ]
         position_embeddings = torch.cat(position_embeddings, dim=1)
