@@ -25,7 +25,6 @@ of fp32 without the compiler, relative to the largest.
 """
 
 import argparse
-import csv
 import platform
 import statistics
 import sys
@@ -38,8 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedModel
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
-from stepping_stones_hf.files import write_whole
-from stepping_stones_hf.tables import format_table
+from stepping_stones_hf.tables import format_table, write_csv
 
 
 __all__ = ["main"]
@@ -198,10 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     print({precision: f"{rate / 1e9:.0f} GFLOP/s" for precision, rate in rates.items()}, file=sys.stderr)
     if args.csv is not None:
         args.csv.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(args.csv) as (partial,), open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(rows, args.csv)
 
 
 if __name__ == "__main__":
