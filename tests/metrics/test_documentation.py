@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
+from stepping_stones_hf.metrics import FrameCounts
 from stepping_stones_hf.metrics.avss_miou import avss_miou
 
 from ..snippets import DOCS, run_snippets
@@ -60,7 +61,9 @@ def test_the_snippets_of_the_card_run(capsys):
         variables = run_snippets(CARD)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    corrected = variables["robustness"]["corrected"]
+    assert (corrected["unmarked_n"], corrected["silence"]["miou_sounding"]) == (2 / 3, 0)
     assert (variables["results"]["num_videos"], variables["results"]["num_frames"]) == (3, 30)
 
 
@@ -68,7 +71,11 @@ def test_the_card_explains_every_result():
     labels, videos = np.zeros((2, 2), int), np.array([0])
     results = avss_miou.semantic_results([avss_miou.semantic_statistics(labels, labels)], videos, confidence=0.5)
     results |= avss_miou.binary_results([avss_miou.binary_statistics(labels.astype(float), labels)], videos)
-    for name in [*results, *results["per_class"], *results["silent_frames"], "repeated_frames"]:
+    frames = FrameCounts(num_classes=2)
+    frames.add([("v2", "a", 0)], [labels], [labels])
+    robustness = avss_miou.robustness_results(dict.fromkeys(avss_miou.SOUNDS, frames))
+    names = [*robustness, *robustness["official"]["own"], *robustness["corrected"]["own"], "robustness"]
+    for name in [*results, *results["per_class"], *results["silent_frames"], *names, "repeated_frames"]:
         assert f"`{name}`" in CARD.read_text(), name
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         FrameCounts,
         binary_results,
         binary_statistics,
+        g_score,
+        robustness_results,
         semantic_results,
         semantic_statistics,
     )
@@ -33,7 +35,9 @@ __all__ = [
     "FrameCounts",
     "binary_results",
     "binary_statistics",
+    "g_score",
     "register_metric",
+    "robustness_results",
     "semantic_results",
     "semantic_statistics",
 ]

@@ -25,14 +25,18 @@ Both are functions of a few counts per frame. `semantic_statistics` and `binary_
 of frames by name, and `AvssMiou` is the `evaluate.Metric` around it. The file needs numpy and evaluate (with its own
 dependency datasets) and nothing else.
 
+`robustness_results` asks whether a model listens, by the protocol of AVSBench-Robust (Li et al., arXiv 2502.00358,
+AAAI 2026): what does it mark when another sound is played to it than that of the clip?
+
 The programs add a tiny number to denominators, too small for their float32 to see. Here there is none.
 """
 
 import copy
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
+from typing import Any
 
 import datasets
 import evaluate
@@ -44,6 +48,8 @@ __all__ = [
     "FrameCounts",
     "binary_results",
     "binary_statistics",
+    "g_score",
+    "robustness_results",
     "semantic_results",
     "semantic_statistics",
 ]
@@ -68,9 +74,18 @@ REDUCTION_OPTIONS = {
 }
 SUMMARY_OPTIONS = {
     "semantic": {"pad_to": None, "confidence": None, "resamples": False},
-    "binary": {"videos_per_batch": 1, "confidence": None, "resamples": False},
+    "binary": {
+        "videos_per_batch": 1,
+        "negative_videos_per_batch": None,
+        "confidence": None,
+        "resamples": False,
+    },
 }
 SCORE_RULES = ("probability", "logit", "two_channel")
+# The sounds that are none of the clip: to each of them nothing should be marked.
+NEGATIVES = ("silence", "noise", "offscreen")
+SOUNDS = ("own", *NEGATIVES)
+GAP_CONFIDENCE = 0.95
 # What each of several processes writes last, in place of a frame.
 END_MARK = b"end"
 
@@ -93,6 +108,12 @@ _CITATION = """\
   booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year={2024}
 }
+@article{li2025robust,
+  title={Do Audio-Visual Segmentation Models Truly Segment Sounding Objects?},
+  author={Li, Jia and Zhao, Wenjie and Huang, Ziru and Guo, Yunhui and Tian, Yapeng},
+  journal={arXiv preprint arXiv:2502.00358},
+  year={2025}
+}
 """
 
 _INPUTS_DESCRIPTION = """
@@ -110,6 +131,8 @@ Args:
         The lengths of the clips of which the call consists: each one whole, its frames in order.
     frame_ids (`int` or `list[int]`, *optional*):
         The place of each frame in its video. It makes a frame known wherever and however often it arrives.
+    sound (`str`, defaults to "own"): of `add` and `add_batch`. What was heard: the clip's "own" sound, "silence",
+        "noise" or "offscreen", the sound of another clip. References are always those of the own sound.
 Options of `evaluate.load`, or of a `compute` that brings the data:
     num_classes (`int`, defaults to 71), ignore_index (`int`, *optional*): for "semantic".
     score_rule (`str`, defaults to "probability"), mask_threshold (`float`, defaults to 0.5): for "binary".
@@ -117,11 +140,13 @@ Options of `compute`:
     pad_to (`int`, *optional*): for "semantic"; videos with fewer frames get perfect background frames up to this
         number in the frame-averaged scores, as the AVSBench and AVSegFormer programs pad 5-frame clips to 10.
     videos_per_batch (`int`, defaults to 1): for "binary"; how many videos share one threshold in `fscore`.
+    negative_videos_per_batch (`int`, *optional*): for "binary"; the same for the other sounds, where it differs.
     confidence (`float`, *optional*): adds `confidence_intervals` of this level, by a bootstrap over videos.
     resamples (`bool`, defaults to `False`): adds `resamples`, the scores of each resample of that bootstrap. The same
         videos are resampled alike, so that the differences of two systems' scores are paired.
 Returns:
-    `dict`: the results; the metric card explains every key. `None` on every process but the first.
+    `dict`: the results with the own sound, and, where there were other ones, `robustness`; the metric card explains
+    every key. `None` on every process but the first.
 """
 
 
@@ -486,8 +511,7 @@ def _bootstrap(
     resampled_scores: Callable[[np.ndarray], dict], num_videos: int, confidence: float | None, resamples: bool
 ) -> dict[str, dict]:
     """What is asked for of resamples of the videos; `resampled_scores` maps indices of videos to scores."""
-    generator = np.random.default_rng(0)
-    draws = [resampled_scores(generator.integers(num_videos, size=num_videos)) for _ in range(BOOTSTRAP_RESAMPLES)]
+    draws = _resample(resampled_scores, num_videos)
     scores = {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
     results = {}
     if confidence is not None:
@@ -495,6 +519,12 @@ def _bootstrap(
     if resamples:
         results["resamples"] = {name: values.tolist() for name, values in scores.items()}
     return results
+
+
+def _resample(score: Callable[[np.ndarray], Any], num_videos: int) -> list:
+    """What a function makes of the indices of the videos of each resample, always the same ones."""
+    generator = np.random.default_rng(0)
+    return [score(generator.integers(num_videos, size=num_videos)) for _ in range(BOOTSTRAP_RESAMPLES)]
 
 
 def _interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -583,8 +613,8 @@ class FrameCounts:
         selected.frames = {name: frame for name, frame in self.frames.items() if name[:-1] in videos}
         return selected
 
-    def results(self, **summary) -> dict:
-        """What `semantic_results` or `binary_results` makes of the frames, given their options.
+    def ordered(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """The counts of all frames, and the number of the video of each, counted from 0.
 
         Raises:
             `ValueError`: there are no frames.
@@ -594,10 +624,169 @@ class FrameCounts:
         # Sums of floats depend on their order: the same frames get the same one, whichever way they came.
         names = sorted(self.frames)
         videos = np.cumsum([0, *(name[:-1] != last[:-1] for last, name in zip(names, names[1:]))])
-        statistics = [np.frombuffer(self.frames[name][1], np.uint32) for name in names]
+        return [np.frombuffer(self.frames[name][1], np.uint32) for name in names], videos
+
+    def results(self, **summary) -> dict:
+        """What `semantic_results` or `binary_results` makes of the frames, given their options.
+
+        Raises:
+            `ValueError`: there are no frames.
+        """
+        statistics, videos = self.ordered()
         if self.config_name == "semantic":
             return semantic_results(statistics, videos, self.options["num_classes"], **summary)
         return binary_results(statistics, videos, **summary)
+
+
+def g_score(positive: float, negative: float) -> float:
+    """2 P (1 - N) / (P + 1 - N): high where a model scores well with the own sound and badly with another one."""
+    if positive == 0 or negative == 1:  # together 0/0
+        return 0.0
+    return 2 * positive * (1 - negative) / (positive + 1 - negative)
+
+
+def robustness_results(
+    sounds: Mapping[str, FrameCounts],
+    videos_per_batch: int = 1,
+    negative_videos_per_batch: int | None = None,
+    pad_to: int | None = None,
+) -> dict:
+    """Whether a model listens: the figures of AVSBench-Robust, and corrected ones beside them.
+
+    The videos are those that were heard with every sound; what is true is always what the own sound shows. The gap is
+    how far the IoU of what sounds falls, on average over the three other sounds, in frames in which something sounds.
+
+    Args:
+        sounds (`Mapping[str, FrameCounts]`): the counts of frames heard with their `"own"` sound, with `"silence"`,
+            `"noise"` and `"offscreen"`, the sound of another clip.
+        videos_per_batch, pad_to: as in [`AvssMiou`].
+        negative_videos_per_batch (`int`, *optional*): videos in a batch of another sound than the own one, as many as
+            `videos_per_batch` by default. AVSBench-Robust has batches of 1 and 2 on S4.
+
+    Returns:
+        `dict`: `num_videos`, `num_frames`, `num_sounding_frames`, and
+        - **official** -- by sound `miou`, `fscore` and `fpr`, the share of pixels that is marked; of the other sounds
+          the means `miou_n`, `fscore_n` and `g_fpr`; and `g_miou`, `g_fscore` with `g_miou_per_sound` and so on.
+        - **corrected** -- the same of `miou_sounding`, `fscore_hard`, `unmarked` (the share of frames without a mark)
+          and `fpr`, for label maps also of `miou_no_background` and `fscore_no_background`; `gap`, and `gap_official`
+          (masks) or `gap_no_background` (label maps), each with an interval of 95 %, such as `gap_interval`, by a
+          bootstrap over videos that is the same for all sounds.
+        A figure of frames in which something sounds is NaN where there are none.
+
+    Raises:
+        `ValueError`: a sound is missing, no video was heard with all of them, or the frames of a video or what is true
+        in them differ between sounds.
+    """
+    heard = _select_heard_with_all(sounds)
+    is_semantic = heard["own"].config_name == "semantic"
+    # Of masks there is a second gap by their official IoU, of label maps by the IoU of the classes that sound.
+    other_gap = "gap_no_background" if is_semantic else "gap_official"
+    _, videos = heard["own"].ordered()
+    lengths = np.bincount(videos)
+    official, corrected, gaps, resampled = {}, {}, {"gap": {}, other_gap: {}}, {"gap": {}, other_gap: {}}
+    for sound, frames in heard.items():
+        per_batch = videos_per_batch if sound == "own" else negative_videos_per_batch or videos_per_batch
+        size, area, marked, overlap = _binary_areas(frames)
+        sounding, shares = area > 0, marked / np.maximum(size, 1)  # every pixel may be ignored
+        iou = np.where(sounding, overlap / np.maximum(marked + area - overlap, 1), 1 - shares)
+        fscore = (1 + BETA_SQUARED) * overlap[sounding] / (BETA_SQUARED * area + marked)[sounding]
+        corrected[sound] = {
+            "miou_sounding": _mean(iou[sounding]),
+            "fscore_hard": _mean(fscore),
+            "unmarked": float((marked == 0).mean()),
+            "fpr": float(shares.mean()),
+        }
+        sums = np.stack([np.bincount(videos, weights) for weights in (iou * sounding, sounding)])
+        gaps["gap"][sound] = corrected[sound]["miou_sounding"]
+        resampled["gap"][sound] = _resample(lambda drawn, sums=sums: _ratio(*sums[:, drawn].sum(axis=1)), len(lengths))
+        if is_semantic:
+            results = frames.results(resamples=True)
+            names = ("miou_no_background", "fscore_no_background")
+            corrected[sound] |= {name: results[name] for name in names}
+            gaps[other_gap][sound] = results["miou_no_background"]
+            resampled[other_gap][sound] = results["resamples"]["miou_no_background"]
+            results = frames.results(pad_to=pad_to)
+            # A padded frame has no mark.
+            fpr = shares.sum() / (lengths.sum() if pad_to is None else np.maximum(lengths, pad_to).sum())
+        else:
+            of_video = np.bincount(videos, iou) / lengths
+            gaps[other_gap][sound] = float(of_video.mean())
+            resampled[other_gap][sound] = _resample(lambda drawn, ious=of_video: ious[drawn].mean(), len(lengths))
+            results = frames.results(videos_per_batch=per_batch)
+            batches = videos // per_batch
+            fpr = (np.bincount(batches, shares) / np.bincount(batches)).mean()
+        official[sound] = {"miou": results["miou"], "fscore": results["fscore"], "fpr": float(fpr)}
+
+    compared = _compare_sounds(corrected)
+    for name, scores in gaps.items():
+        compared[name] = _gap(scores)
+        differences = _gap({sound: np.array(draws) for sound, draws in resampled[name].items()})
+        compared[f"{name}_interval"] = _interval(differences, GAP_CONFIDENCE)
+    return {
+        "official": official | _compare_sounds(official),
+        "corrected": corrected | compared,
+        "num_videos": len(lengths),
+        "num_frames": len(videos),
+        "num_sounding_frames": int(sounding.sum()),
+    }
+
+
+def _select_heard_with_all(sounds: Mapping[str, FrameCounts]) -> dict[str, FrameCounts]:
+    """The frames of the videos that were heard with every sound."""
+    missing = [sound for sound in SOUNDS if not len(sounds.get(sound, ()))]
+    if missing:
+        raise ValueError(f"robustness needs frames heard with each of {SOUNDS}, found none with {missing}")
+    videos = set.intersection(*(sounds[sound].videos for sound in SOUNDS))
+    if not videos:
+        raise ValueError(f"no video was heard with each of {SOUNDS}. Are videos named alike?")
+    selected = {sound: sounds[sound].select(videos) for sound in SOUNDS}
+    truths = {}
+    for sound, counts in selected.items():
+        of_video = {}
+        for name, (checksum, _) in counts.frames.items():
+            of_video.setdefault(name[:-1], []).append(checksum)
+        truths[sound] = {video: sorted(checksums) for video, checksums in of_video.items()}
+        for video, checksums in truths[sound].items():
+            if checksums != truths["own"][video]:
+                raise ValueError(
+                    f"video {video[-1]!r} has other frames or references with the sound {sound!r} than with its own"
+                )
+    return selected
+
+
+def _binary_areas(counts: FrameCounts) -> np.ndarray:
+    """Pixels of each frame, of what sounds in it, of what is marked, and of both: `(4, frames)`."""
+    statistics, _ = counts.ordered()
+    if counts.config_name == "binary":
+        return np.stack(statistics)[:, :4].T.astype(np.int64)
+    areas = []
+    for frame in statistics:
+        classes, overlap, labeled, predicted, *predicted_elsewhere = frame[1:].reshape(-1, 6).T.astype(np.int64)
+        marks, area = predicted + sum(predicted_elsewhere), labeled[classes > 0].sum()
+        # Where something sounds and background is predicted, nothing is marked.
+        missed = (predicted - overlap)[classes == 0].sum()
+        areas.append([marks.sum(), area, marks[classes > 0].sum(), area - missed])
+    return np.array(areas).T
+
+
+def _gap(scores: Mapping[str, float | np.ndarray]) -> float | np.ndarray:
+    return scores["own"] - sum(scores[sound] for sound in NEGATIVES) / len(NEGATIVES)
+
+
+def _compare_sounds(scores: Mapping[str, Mapping[str, float]]) -> dict:
+    """The means over the other sounds, and G of them and of each."""
+    compared = {}
+    for name, positive in scores["own"].items():
+        negatives = {sound: scores[sound][name] for sound in NEGATIVES}
+        mean = float(np.mean(list(negatives.values())))
+        if name == "fpr":
+            compared["g_fpr"] = mean
+            continue
+        compared[f"{name}_n"] = mean
+        if name != "unmarked":
+            compared[f"g_{name}"] = g_score(positive, mean)
+            compared[f"g_{name}_per_sound"] = {sound: g_score(positive, value) for sound, value in negatives.items()}
+    return compared
 
 
 class AvssMiou(evaluate.Metric):
@@ -673,8 +862,14 @@ class AvssMiou(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2301.13190", "https://arxiv.org/abs/2304.02970"],
         )
 
-    def add_batch(self, *, predictions=None, references=None, video_ids=None, num_frames=None, frame_ids=None):
+    def add_batch(
+        self, *, predictions=None, references=None, video_ids=None, num_frames=None, frame_ids=None, sound="own"
+    ):
         """Add frames: all of them, or, where one is bad, none."""
+        if sound not in SOUNDS:
+            raise ValueError(f"sound must be one of {SOUNDS}, found {sound!r}")
+        if sound != "own" and video_ids is None:
+            raise ValueError(f"video_ids must name the videos that were heard with {sound!r}, as with their own sound")
         predictions = _frames(predictions, "predictions", 4 if self._options.get("score_rule") == "two_channel" else 3)
         references = _frames(references, "references", 3)
         if len(predictions) != len(references) or not references:
@@ -686,14 +881,15 @@ class AvssMiou(evaluate.Metric):
         reduced = FrameCounts(self.config_name, **self._options).reduce(names, predictions, references)
         super().add_batch(
             predictions=[counts for _, (_, counts) in reduced],
-            references=[json.dumps([name, checksum]).encode() for name, (checksum, _) in reduced],
+            references=[json.dumps([sound, name, checksum]).encode() for name, (checksum, _) in reduced],
         )
         self._num_calls += 1
 
-    def add(self, *, prediction=None, reference=None, video_ids=None, frame_ids=None, **inputs):
+    def add(self, *, prediction=None, reference=None, video_ids=None, frame_ids=None, sound="own", **inputs):
         """Add one frame. `evaluate.combine` hands it on under the names of the features, in the plural."""
         inputs = {"predictions": prediction, "references": reference, **inputs}
-        self.add_batch(video_ids=video_ids, frame_ids=frame_ids, **{name: [inputs[name]] for name in inputs})
+        frame = {name: [inputs[name]] for name in inputs}
+        self.add_batch(video_ids=video_ids, frame_ids=frame_ids, sound=sound, **frame)
 
     def compute(
         self, *, predictions=None, references=None, video_ids=None, num_frames=None, frame_ids=None, **options
@@ -744,11 +940,20 @@ class AvssMiou(evaluate.Metric):
             if self.num_process > 1 and ended != self.num_process:
                 raise ValueError(f"only {ended} of {self.num_process} processes came to their end")
             rows = [(*json.loads(name), counts) for name, counts in zip(references, predictions) if name != END_MARK]
-            frames = FrameCounts(self.config_name, **self._options)
-            frames.extend((tuple(name), (checksum, counts)) for name, checksum, counts in rows)
-            # Where places are unknown, counts order the frames of a video; so they do where places are known.
-            frames.frames = {(*name[:-1], (frame[1], name[-1])): frame for name, frame in frames.frames.items()}
-            return frames.results(**summary) | {"repeated_frames": len(rows) - len(frames)}
+            sounds = {sound: FrameCounts(self.config_name, **self._options) for sound in SOUNDS}
+            for sound, name, checksum, counts in rows:
+                sounds[sound].extend([(tuple(name), (checksum, counts))])
+            for frames in sounds.values():
+                # Where places are unknown, counts order the frames of a video; so they do where places are known.
+                frames.frames = {(*name[:-1], (frame[1], name[-1])): frame for name, frame in frames.frames.items()}
+            num_frames = {sound: len(frames) for sound, frames in sounds.items()}
+            negatives_per_batch = summary.pop("negative_videos_per_batch", None)
+            results = {"repeated_frames": len(rows) - sum(num_frames.values())}
+            if num_frames["own"] < sum(num_frames.values()):
+                batches = {name: summary[name] for name in ("videos_per_batch", "pad_to") if name in summary}
+                robustness = robustness_results(sounds, negative_videos_per_batch=negatives_per_batch, **batches)
+                results = {"robustness": robustness} | results
+            return sounds["own"].results(**summary) | results
         except ValueError as error:
             return error
 
@@ -861,6 +1066,7 @@ def _check_options(options: dict, defaults: dict) -> dict:
         ),
         "pad_to": ("None or a positive integer", lambda value: value is None or is_integer(value)),
         "videos_per_batch": ("a positive integer", is_integer),
+        "negative_videos_per_batch": ("None or a positive integer", lambda value: value is None or is_integer(value)),
         "confidence": ("None or between 0 and 1", lambda value: value is None or is_fraction(value)),
         "resamples": ("True or False", lambda value: isinstance(value, bool)),
     }
