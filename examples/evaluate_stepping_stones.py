@@ -25,6 +25,12 @@ In the folder of the evaluation are
     per_class_*.png  bars of the IoU of each class, for each way to make label maps
     stage1_masks/    the masks of stage 1: a store for --stage1_masks_dir
     predictions/     with --save_predictions the label maps, as --predictions_dir takes them
+
+With --robust, whether the models listen, by the protocol of AVSBench-Robust (Li et al., 2026), also for masks of other
+systems, <sound>/<subset>/<video_id>/<frame>.png; then there are
+
+    robustness.csv   the table "Robustness" and the figures with each sound, from 0 to 1
+    offscreen.csv    whose sound each clip was given, and how far apart the two are
 """
 
 import json
@@ -51,15 +57,8 @@ from stepping_stones_hf.files import begin_folder, complete_folder, partial_fold
 from stepping_stones_hf.models.auto import MODEL_FOR_AUDIO_VISUAL_SEGMENTATION_MAPPING
 from stepping_stones_hf.models.image_processing_base import AudioVisualImageProcessorPil
 from stepping_stones_hf.models.modeling_base import is_localizer
-from stepping_stones_hf.training.clips import (
-    WithMasks,
-    WithNoise,
-    WithSilence,
-    WithSounds,
-    load_clips,
-    read_classes,
-    shuffle_sounds,
-)
+from stepping_stones_hf.tables import write_csv
+from stepping_stones_hf.training.clips import WithMasks, load_clips
 from stepping_stones_hf.training.degrade import QUALITIES
 from stepping_stones_hf.training.evaluation import (
     Frame,
@@ -77,7 +76,13 @@ from stepping_stones_hf.training.mask_store import (
     hash_model_folder,
     mask_path,
 )
-from stepping_stones_hf.training.report import make_class_table, make_evaluation_tables, summarize_evaluation
+from stepping_stones_hf.training.report import (
+    list_robustness,
+    make_class_table,
+    make_evaluation_tables,
+    summarize_evaluation,
+)
+from stepping_stones_hf.training.sounds import NEGATIVES, SOUNDS, HeardClips, change_sound
 from stepping_stones_hf.visualization import plot_class_bars
 
 
@@ -124,8 +129,16 @@ class EvaluationArguments:
     counterfactuals: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Other sounds to hear too: that of a clip of other classes, none, or noise as loud as the sound.",
-            "choices": ["shuffled", "silence", "noise"],
+            "help": "Other sounds to hear too: that of a clip of other classes (shuffled) or of other super-classes"
+            " (offscreen), none, or noise as loud as the sound.",
+            "choices": ["shuffled", *NEGATIVES],
+        },
+    )
+    robust: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the models listen: with --counterfactuals offscreen silence noise, for the masks of stage"
+            " 1 and true ones as prompts, and for other systems, whose folders have one for each sound."
         },
     )
     label_size: int | None = field(
@@ -138,7 +151,11 @@ class EvaluationArguments:
     cache_audio_features: str | None = field(default=None, metadata={"help": "Folder that keeps log-mel patches."})
     per_device_eval_batch_size: int = field(default=1, metadata={"help": "Clips per process and pass."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read clips; 0 for none."})
-    seed: int = field(default=3407, metadata={"help": "Seed of low and high masks, shuffling and noise."})
+    seed: int = field(default=3407, metadata={"help": "Seed of low and high masks, other clips' sounds and noise."})
+
+    def __post_init__(self):
+        if self.robust:
+            self.counterfactuals = list(dict.fromkeys([*self.counterfactuals, *NEGATIVES]))
 
 
 # What is evaluated ---------------------------------------------------------------------------------------------------
@@ -174,7 +191,7 @@ def find_stages(args: EvaluationArguments) -> tuple[Path | None, Path | None, li
         raise ValueError("There is nothing to evaluate: give --model or --predictions_dir.")
     folder = None if args.model is None else find_folder(args.model)
     kind = "masks of other systems" if folder is None else get_kind(folder)
-    unused = ["counterfactuals"] if folder is None else ["label_size"]
+    unused = ["label_size"] if folder is not None else [] if args.robust else ["counterfactuals"]
     if kind not in ("stage 2", ONE_STAGE):
         unused += ["localizer"]
     if kind not in ("stage 2", ONE_STAGE) or args.dataset != "avss":
@@ -201,7 +218,7 @@ def find_stages(args: EvaluationArguments) -> tuple[Path | None, Path | None, li
     if kind == ONE_STAGE:
         return localizer, folder, [None]
 
-    prompts = args.prompts or ["stage1"]
+    prompts = args.prompts or (["stage1", "oracle"] if args.robust else ["stage1"])
     if "stage1" in prompts and localizer is None and args.stage1_masks_dir is None:
         raise ValueError(
             f"{folder} is stage 2 without localizer/: give --localizer or the masks of one (--stage1_masks_dir), or"
@@ -209,7 +226,8 @@ def find_stages(args: EvaluationArguments) -> tuple[Path | None, Path | None, li
         )
     if args.stage1_masks_dir is not None and ("stage1" not in prompts or args.counterfactuals):
         raise ValueError(
-            "--stage1_masks_dir is for --prompts stage1 with the clips' own sound: leave out it or --counterfactuals."
+            "--stage1_masks_dir is for --prompts stage1 with the clips' own sound: leave out it, or --counterfactuals"
+            " and --robust."
         )
     return localizer, folder, prompts
 
@@ -226,18 +244,6 @@ class Stage:
             return None
         model = AutoModelForAudioVisualSegmentation.from_pretrained(folder).to(accelerator.device).eval()
         return cls(folder, model, AutoProcessor.from_pretrained(folder, backend="pil"))
-
-
-def change_sound(clips: datasets.Dataset, collator: AVSCollator, sound: str, seed: int) -> Dataset:
-    """The clips that can be heard with such a sound, as `collator` reads them."""
-    if sound == "shuffled":
-        classes = read_classes(clips)
-        if not any(classes):
-            raise ValueError("Neither masks nor metadata say what sounds: shuffling MS3 needs AVSBench-semantic.")
-        indices, partners = shuffle_sounds(clips["subset"], classes, seed)
-        return WithSounds(collator.prepare(clips.select(indices)), collator.prepare(clips.select(partners)))
-    rows = collator.prepare(clips)
-    return WithSilence(rows) if sound == "silence" else WithNoise(rows, seed)
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -260,6 +266,7 @@ class Evaluation:
     model: Stage | None  # of stage 2, or of one stage
     clips: datasets.Dataset
     label_collator: LabelCollator  # by which all methods have the same truth
+    sounds: dict[str, HeardClips] = field(default_factory=dict)  # own, and those that are asked for
     scores: dict[str, dict[str, FrameScores]] = field(default_factory=dict)  # by method and sound
     prompt_scores: dict[str, FrameScores] = field(default_factory=dict)  # of the prompts of stage 2, by method
 
@@ -279,36 +286,53 @@ class Evaluation:
         }
 
 
-def find_predictions(run: Evaluation) -> dict[str, Path]:
-    """The folders of other systems' masks, by the names of their methods; all of their masks have to be there."""
+def find_predictions(run: Evaluation) -> dict[str, dict[str, Path]]:
+    """The folders of other systems' masks by method and sound; all of their masks have to be there."""
     names = run.args.predictions_dir or []
     folders = {Path(folder).resolve().name: Path(folder) for folder in names}
     if len(folders) < len(names):
         raise ValueError(f"--predictions_dir names methods after its folders: {list(folders)} come twice.")
-    annotated = run.clips.select_columns(["subset", "video_id", "mask_frame_indices"])
+    found = {name: {"own": folder} for name, folder in folders.items()}
+    if run.args.robust:
+        found = {name: {sound: folder / sound for sound in SOUNDS} for name, folder in folders.items()}
+    for name, of_method in found.items():
+        for sound, folder in of_method.items():
+            if run.args.robust and not folder.is_dir():
+                raise FileNotFoundError(
+                    f"{folder} does not exist: with --robust a folder of masks has one for each sound,"
+                    f" {', '.join(SOUNDS)}."
+                )
+            check_predictions(run, name if sound == "own" else f"{name}, {sound}", folder, run.sounds[sound].clips)
+    return found
+
+
+def check_predictions(run: Evaluation, name: str, folder: Path, clips: datasets.Dataset) -> None:
+    """Opens the masks of another system, and says how many of them will be resized."""
+    annotated = clips.select_columns(["subset", "video_id", "mask_frame_indices"])
     label_size = dict(run.label_collator.image_processor.label_size)
-    for name, folder in folders.items():
-        sizes = count_predictions(folder, annotated, run.localizes)
-        resized = sizes.total() - sizes[label_size["height"], label_size["width"]]
-        if resized:
-            how = "bilinearly" if run.localizes else "by nearest neighbor"
-            run.accelerator.print(
-                f"{name}: {resized} of {sizes.total()} masks are resized {how} to"
-                f" {label_size['height']}x{label_size['width']}."
-            )
-    return folders
+    sizes = count_predictions(folder, annotated, run.localizes)
+    resized = sizes.total() - sizes[label_size["height"], label_size["width"]]
+    if resized:
+        how = "bilinearly" if run.localizes else "by nearest neighbor"
+        run.accelerator.print(
+            f"{name}: {resized} of {sizes.total()} masks are resized {how} to"
+            f" {label_size['height']}x{label_size['width']}."
+        )
 
 
-def prepare_sounds(run: Evaluation) -> dict[str, Dataset]:
+def prepare_sounds(run: Evaluation) -> None:
     """The clips as they are heard: with their own sound, and with every other one that is asked for."""
-    sounds = {"own": run.label_collator.prepare(run.clips)}
-    for sound in run.args.counterfactuals:
+    for sound in ("own", *run.args.counterfactuals):
         heard = change_sound(run.clips, run.label_collator, sound, run.args.seed)
-        if len(heard) > 0:
-            sounds[sound] = heard
-        else:
+        if len(heard.clips) == 0:
             run.accelerator.print(f"{sound}: no rows, as no clip has other classes than another one of its subset.")
-    return sounds
+            continue
+        if sound == "offscreen" and len(heard.clips) < len(run.clips):
+            run.accelerator.print(
+                f"{sound}: {len(run.clips) - len(heard.clips)} of {len(run.clips)} clips are left out, as no other"
+                " clip of their subset has a sound of other classes."
+            )
+        run.sounds[sound] = heard
 
 
 def make_collators(run: Evaluation, prompts: list[str | None]) -> dict[str | None, AVSCollator]:
@@ -371,12 +395,25 @@ def score_model(
         complete_folder(folder)
 
 
+def list_donors(run: Evaluation) -> list[dict]:
+    """Whose sound each clip was given off-screen, as rows of a csv file."""
+    heard, video_ids = run.sounds["offscreen"], run.clips["video_id"]
+    return [
+        {"subset": subset, "video_id": video_id, "donor": video_ids[donor.index], "level": donor.level}
+        for subset, video_id, donor in zip(heard.clips["subset"], heard.clips["video_id"], heard.donors, strict=True)
+    ]
+
+
 def write_results(run: Evaluation) -> None:
     label_size = run.label_collator.image_processor.label_size
+    run.output_dir.mkdir(parents=True, exist_ok=True)
     results = summarize_evaluation(run.scores, run.prompt_scores)
+    if "offscreen" in run.sounds:
+        write_csv(list_donors(run), run.output_dir / "offscreen.csv")
+    if results["robustness"]:
+        write_csv(list_robustness(results["robustness"]), run.output_dir / "robustness.csv")
     tables = make_evaluation_tables(results)
     arguments = asdict(run.args) | {"label_size": label_size.height}
-    run.output_dir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial_folder(run.output_dir / "stage1_masks"), ignore_errors=True)
     write_text(run.output_dir / "table.md", tables + "\n")
     own = {method: by_sound["own"] for method, by_sound in run.scores.items()}
@@ -400,6 +437,12 @@ def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | 
         localizer_hash = None if localizer_dir is None else hash_model_folder(localizer_dir)
         check_store(args.stage1_masks_dir, clips, localizer_hash)
     localizer, model = Stage.load(localizer_dir, accelerator), Stage.load(model_dir, accelerator)
+    for stage in (localizer, model):
+        if args.counterfactuals and stage is not None and not stage.model.has_audio_encoder:
+            raise ValueError(
+                f"{stage.folder} takes embeddings of sounds, not sounds (config.audio_config is None): no other sound"
+                " can be played to it. Leave out --counterfactuals and --robust."
+            )
     # Label maps are those of the model at hand: released programs resize masks in ways of their own.
     image_processor_class, size = AudioVisualImageProcessorPil, args.label_size or 224
     label_size = {"height": size, "width": size}
@@ -413,21 +456,22 @@ def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | 
 def run_evaluation(args: EvaluationArguments) -> Evaluation:
     """Scores all methods, with all sounds."""
     run, prompts = start_evaluation(args)
+    prepare_sounds(run)
     folders = find_predictions(run)
-    sounds = prepare_sounds(run)
     collators = make_collators(run, prompts)
 
-    for name, folder in folders.items():
-        image_processor = run.label_collator.image_processor
+    image_processor = run.label_collator.image_processor
+    for name, of_method in folders.items():
         run.scores[name] = {
-            "own": score_predictions(run.accelerator, run.clips, image_processor, folder, **run.loading)
+            sound: score_predictions(run.accelerator, run.sounds[sound].clips, image_processor, folder, **run.loading)
+            for sound, folder in of_method.items()
         }
-    for sound, heard in sounds.items():
+    for sound, heard in run.sounds.items():
         masks_dir = args.stage1_masks_dir
         if run.localizer is not None and masks_dir is None:
-            masks_dir = score_localizer(run, sound, heard)
+            masks_dir = score_localizer(run, sound, heard.rows)
         for prompt, collator in collators.items():
-            score_model(run, sound, heard, prompt, collator, masks_dir)
+            score_model(run, sound, heard.rows, prompt, collator, masks_dir)
     return run
 
 

@@ -41,6 +41,7 @@ from stepping_stones_hf.data.labels import CLASS_NAMES, index_to_color
 from stepping_stones_hf.data.mini import LOOKS, make_mini_avsbench
 from stepping_stones_hf.media import read_audio
 from stepping_stones_hf.metrics import semantic_results, semantic_statistics
+from stepping_stones_hf.training import sounds
 from stepping_stones_hf.training.clips import WithNoise, read_classes, shuffle_sounds
 from stepping_stones_hf.training.degrade import QUALITIES
 from stepping_stones_hf.training.evaluation import FrameScores, LabelCollator, localize
@@ -334,7 +335,7 @@ def test_clips_without_a_partner_are_left_out_when_sounds_are_shuffled():
 def test_without_any_partner_there_are_no_rows_of_shuffled_sounds_and_it_is_said(
     results, data_dir, model_dir, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(script, "read_classes", lambda clips: [{1}] * len(clips))
+    monkeypatch.setattr(sounds, "read_classes", lambda clips: [{1}] * len(clips))
     arguments = ["--dataset", "ms3", "--counterfactuals", "shuffled", "silence"]
     alike = run(data_dir, tmp_path, "--model", model_dir / "localizer", *arguments)
     assert alike["localization"]["stage 1"]["MS3"] == results["localization"]["stage 1"]["MS3"]

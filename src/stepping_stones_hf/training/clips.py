@@ -30,12 +30,14 @@ from torch.utils.data import Dataset
 from ..data.avsbench import load_avsbench
 from ..data.layout import Config
 from ..data.media import get_source, read_binary_mask
-from ..media import read_audio
+from ..media import MAX_PEAK, read_audio
 from .mask_store import mask_path
 
 
 # Columns with an entry for each annotated frame.
 MASK_COLUMNS = ("masks", "color_masks", "semantic_masks")
+# What noise and off-screen sounds are at least, where a clip is silent.
+MIN_LOUDNESS = 1e-3
 
 
 def load_clips(
@@ -115,6 +117,32 @@ class WithSounds(View):
         return {**self.clips[index], "audio": self.others[index]["audio"]}
 
 
+def measure_loudness(clip: dict) -> float:
+    """The root mean square of a clip's sound, its channels averaged, over the seconds of its frames."""
+    waveform, sampling_rate = read_audio(get_source(clip["audio"]))
+    samples = waveform.mean(axis=0)[: clip["num_frames"] * sampling_rate]
+    return float(np.sqrt(np.mean(samples**2)))
+
+
+def encode_sound(waveform: np.ndarray, sampling_rate: int) -> dict:
+    """A sound `(samples,)` or `(samples, channels)` as a file in memory. Its peaks may lie beyond 1."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform, sampling_rate, format="WAV", subtype="FLOAT")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+class WithOffscreenSounds(WithSounds):
+    """Clips with the sounds of others, each with that of the one at its place, made as loud as its own."""
+
+    def __getitem__(self, index: int) -> dict:
+        clip, other = self.clips[index], self.others[index]
+        waveform, sampling_rate = read_audio(get_source(other["audio"]))
+        gain = max(measure_loudness(clip), MIN_LOUDNESS) / measure_loudness(other)
+        # A click in a sound that is all but silent would become so loud that it is not taken for a sound.
+        gain = min(gain, MAX_PEAK / np.abs(waveform).max())
+        return {**clip, "audio": encode_sound(gain * waveform.T, sampling_rate)}
+
+
 class WithSilence(View):
     """Clips with silence in place of their sound."""
 
@@ -133,8 +161,8 @@ def make_silence(seconds: int, sampling_rate: int = 16_000) -> dict:
 
 class WithNoise(View):
     """
-    Clips with white noise in place of their sound, as loud as it (the same root mean square) and drawn from the seed
-    and the clip's name.
+    Clips with white noise in place of their sound, as loud as it (the same root mean square, at least 0.001) and drawn
+    from the seed and the clip's name.
     """
 
     def __init__(self, clips: Sequence[dict], seed: int, sampling_rate: int = 16_000):
@@ -143,15 +171,11 @@ class WithNoise(View):
 
     def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
-        waveform, _ = read_audio(get_source(clip["audio"]))
-        loudness = np.sqrt(np.mean(waveform.mean(axis=0) ** 2))
+        loudness = max(measure_loudness(clip), MIN_LOUDNESS)
         name = f"{self.seed}/{clip['subset']}/{clip['video_id']}"
         generator = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()))
         noise = loudness * generator.standard_normal(clip["num_frames"] * self.sampling_rate)
-        file = io.BytesIO()
-        # Floating point: the peaks of noise may lie beyond 1.
-        soundfile.write(file, noise, self.sampling_rate, format="WAV", subtype="FLOAT")
-        return {**clip, "audio": {"bytes": file.getvalue(), "path": None}}
+        return {**clip, "audio": encode_sound(noise, self.sampling_rate)}
 
 
 def read_classes(clips: datasets.Dataset) -> list[set[int]]:
@@ -213,11 +237,13 @@ __all__ = [
     "View",
     "WithMasks",
     "WithNoise",
+    "WithOffscreenSounds",
     "WithSilence",
     "WithSounds",
     "is_silent",
     "load_clips",
     "make_silence",
+    "measure_loudness",
     "read_classes",
     "read_column",
     "read_truth",

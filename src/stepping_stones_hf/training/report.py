@@ -24,6 +24,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -36,12 +37,14 @@ from ..data.collator import AVSCollator, as_image
 from ..data.labels import CLASS_NAMES
 from ..deprecation import rename_arguments
 from ..files import begin_folder, complete_folder
+from ..metrics import robustness_results
 from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..tables import format_table
 from ..visualization import BINARY_PALETTE, describe, draw_grid, overlay
 from .clips import WithMasks
 from .evaluation import FrameScores, segment
 from .mask_store import mask_path
+from .sounds import SOUNDS
 
 
 SUBSET_NAMES = {"v1s": "S4", "v1m": "MS3", "v2": "V2"}
@@ -63,6 +66,18 @@ HEADER = {
     "miou_star": "mIoU*",
     "fscore_star": "F*",
     "miou_seen": "mIoU of seen classes",
+}
+
+# Of each sound, with their headings.
+SOUND_FIGURES = {
+    "official_miou": "mIoU",
+    "official_fscore": "F",
+    "official_fpr": "FPR",
+    "official_g_miou": "G-mIoU",
+    "official_g_fscore": "G-F",
+    "corrected_miou_sounding": "IoU of what sounds",
+    "corrected_fscore_hard": "F of masks",
+    "corrected_unmarked": "left unmarked",
 }
 
 CARD = Path(__file__).with_name("model_card.md")
@@ -115,13 +130,14 @@ def summarize_evaluation(scores: dict[str, dict[str, FrameScores]], prompt_score
         - **semantics** -- by method what [`summarize_semantics`] gives, and as `first_stage_iou` the mean IoU of the
           prompts of each subset;
         - **other_sounds** -- by method, sound and subset (`all` for label maps) the figures with that sound, and as
-          `own_sound` those of the same clips with their own.
+          `own_sound` those of the same clips with their own;
+        - **robustness** -- by method what [`summarize_robustness`] gives, where all of its sounds were heard.
     """
 
     def summarize(scores: FrameScores) -> dict[str, dict]:
         return summarize_localization(scores) if scores.num_classes is None else {"all": summarize_semantics(scores)}
 
-    results = {"localization": {}, "semantics": {}, "other_sounds": {}}
+    results = {"localization": {}, "semantics": {}, "other_sounds": {}, "robustness": {}}
     for method, by_sound in scores.items():
         own = by_sound["own"]
         if own.num_classes is None:
@@ -136,7 +152,35 @@ def summarize_evaluation(scores: dict[str, dict[str, FrameScores]], prompt_score
                 own_figures = summarize(own.select(other.videos))
                 rows = {name: row | {"own_sound": own_figures[name]} for name, row in summarize(other).items()}
                 results["other_sounds"].setdefault(method, {})[sound] = rows
+        if set(SOUNDS) <= set(by_sound):
+            results["robustness"][method] = summarize_robustness(by_sound)
     return results
+
+
+def summarize_robustness(by_sound: Mapping[str, FrameScores]) -> dict[str, dict]:
+    """
+    Whether a model listens: by subset, `all` for label maps, what [`~metrics.robustness_results`] gives of the clips
+    that were heard with every sound, with `None` for NaN. A subset without such clips is left out.
+    """
+    heard = set.intersection(*(by_sound[sound].videos for sound in SOUNDS))
+    own = by_sound["own"]
+    groups = {"all": heard}
+    if own.num_classes is None:
+        groups = {SUBSET_NAMES[subset]: {video for video in heard if video[0] == subset} for subset in own.subsets}
+    return {
+        name: replace_nan(robustness_results({sound: by_sound[sound].select(videos) for sound in SOUNDS}))
+        for name, videos in groups.items()
+        if videos
+    }
+
+
+def replace_nan(figures: Any) -> Any:
+    """Nested figures with `None` for NaN and lists for tuples, as JSON has them."""
+    if isinstance(figures, dict):
+        return {name: replace_nan(value) for name, value in figures.items()}
+    if isinstance(figures, tuple):
+        return [replace_nan(value) for value in figures]
+    return None if isinstance(figures, float) and math.isnan(figures) else figures
 
 
 def format_rows(title: str, figures: tuple[str, ...], rows: dict[str, dict]) -> str:
@@ -205,7 +249,71 @@ def make_evaluation_tables(results: dict) -> str:
     if rows:
         header = ["method", "subset", "sound", "clips", "mIoU", "F", "mIoU, own sound", "F, own sound"]
         parts += ["## Other sounds", format_table(header, rows, percent=True)]
+    if results["robustness"]:
+        parts += ["## Robustness", make_robustness_tables(results["robustness"])]
     return "\n\n".join(parts)
+
+
+def list_robustness(results: Mapping[str, Mapping[str, dict]]) -> list[dict]:
+    """
+    All figures of robustness as rows of a csv file: for each method and subset one with each sound, with its G, and
+    one of the `negatives` together, with their means, G of these, and the gaps.
+
+    Args:
+        results (`Mapping[str, Mapping[str, dict]]`):
+            By method what [`summarize_robustness`] gives.
+    """
+    rows = []
+    for method, subsets in results.items():
+        for subset, figures in subsets.items():
+            about = {"method": method, "subset": subset, "clips": figures["num_videos"]}
+            of_sounds = {sound: {} for sound in (*SOUNDS, "negatives")}
+            for group in ("official", "corrected"):
+                scores = figures[group]
+                for name in scores["own"]:
+                    for sound in SOUNDS:
+                        of_sounds[sound][f"{group}_{name}"] = scores[sound][name]
+                    of_sounds["negatives"][f"{group}_{name}"] = scores["g_fpr" if name == "fpr" else f"{name}_n"]
+                    if f"g_{name}_per_sound" in scores:
+                        for sound, value in scores[f"g_{name}_per_sound"].items():
+                            of_sounds[sound][f"{group}_g_{name}"] = value
+                        of_sounds["negatives"][f"{group}_g_{name}"] = scores[f"g_{name}"]
+            for name in ("gap", "gap_official", "gap_no_background"):
+                if name in figures["corrected"]:
+                    low, high = figures["corrected"][f"{name}_interval"]
+                    gap = {name: figures["corrected"][name], f"{name}_low": low, f"{name}_high": high}
+                    of_sounds["negatives"] |= gap
+            rows += [about | {"sound": sound} | values for sound, values in of_sounds.items()]
+    return rows
+
+
+def make_robustness_tables(results: Mapping[str, Mapping[str, dict]]) -> str:
+    """
+    Two tables in Markdown, in percent: of each method with its own sound and the others together, official figures and
+    corrected ones beside them; and with each sound. For the arguments see [`list_robustness`].
+    """
+    together, apart, own = [], [], {}
+    for row in list_robustness(results):
+        about = [row["method"], row["subset"]]
+        if row["sound"] != "negatives":
+            own = row if row["sound"] == "own" else own
+            apart.append([*about, row["sound"], *(row.get(name) for name in SOUND_FIGURES)])
+            continue
+        official = [own["official_miou"], row["official_miou"], row["official_g_miou"]]
+        official += [own["official_fscore"], row["official_fscore"], row["official_g_fscore"], row["official_fpr"]]
+        corrected = [own["corrected_miou_sounding"], row["corrected_miou_sounding"], row["corrected_g_miou_sounding"]]
+        together.append([*about, row["clips"], *official, *corrected, row["corrected_unmarked"], format_gap(row)])
+    header = ["method", "subset", "clips", "mIoU", "mIoU, N", "G-mIoU", "F", "F, N", "G-F", "FPR, N"]
+    header += ["IoU of what sounds", "the same, N", "G", "left unmarked, N", "gap"]
+    of_sounds = ["method", "subset", "sound", *SOUND_FIGURES.values()]
+    return "\n\n".join(format_table(*table, percent=True) for table in ((header, together), (of_sounds, apart)))
+
+
+def format_gap(row: Mapping[str, float | None]) -> str | None:
+    """The gap and its interval, in percent."""
+    if row["gap"] is None:
+        return None
+    return f"{100 * row['gap']:.2f} [{100 * row['gap_low']:.2f}, {100 * row['gap_high']:.2f}]"
 
 
 def make_class_table(methods: dict[str, FrameScores]) -> str:
@@ -367,13 +475,16 @@ __all__ = [
     "Example",
     "choose_frames",
     "draw_examples",
+    "list_robustness",
     "make_class_table",
     "make_evaluation_tables",
     "make_model_card",
+    "make_robustness_tables",
     "make_table",
     "predict_examples",
     "summarize_evaluation",
     "summarize_localization",
+    "summarize_robustness",
     "summarize_semantics",
     "write_repository",
 ]
