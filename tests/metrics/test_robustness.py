@@ -121,20 +121,17 @@ def test_g_of_the_reference_table(fixtures_dir):
         assert g_score(positive, negative) == pytest.approx(expected, abs=1e-12)
 
 
-def make_counts(predictions: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, FrameCounts]:
-    """Videos of two frames each."""
-    sounds = {}
-    for sound, maps in predictions.items():
-        sounds[sound] = FrameCounts("semantic", num_classes=3)
-        sounds[sound].add([("v2", frame // 2, frame % 2) for frame in range(len(maps))], maps, truth)
-    return sounds
+def make_counts(predictions: np.ndarray, truth: np.ndarray) -> dict[str, FrameCounts]:
+    """Videos of two frames each: the same answer to all sounds."""
+    frames = FrameCounts() if predictions.dtype.kind == "i" else FrameCounts("binary")
+    frames.add([("v2", frame // 2, frame % 2) for frame in range(len(predictions))], predictions, truth)
+    return dict.fromkeys(SOUNDS, frames)
 
 
 def test_figures_of_what_sounds_are_undefined_where_nothing_does():
-    truth = np.zeros((4, 3, 3), int)
-    marked = truth.copy()
-    marked[0] = 1
-    results = robustness_results(make_counts(dict.fromkeys(SOUNDS, marked), truth))
+    truth, scores = np.zeros((4, 3, 3), int), np.zeros((4, 3, 3))
+    scores[0] = 1
+    results = robustness_results(make_counts(scores, truth))
     corrected = results["corrected"]
     undefined = [corrected[name] for name in ("gap", "miou_sounding_n", "g_miou_sounding")]
     assert all(map(math.isnan, [*undefined, *corrected["gap_interval"], corrected["own"]["fscore_hard"]]))
@@ -145,7 +142,7 @@ def test_figures_of_what_sounds_are_undefined_where_nothing_does():
 def test_a_frame_of_which_every_pixel_is_ignored_marks_nothing():
     truth = np.full((2, 3, 3), -1)
     truth[1] = 2
-    results = robustness_results(make_counts(dict.fromkeys(SOUNDS, np.full((2, 3, 3), 2)), truth))
+    results = robustness_results(make_counts(np.full((2, 3, 3), 2), truth))
     own = results["corrected"]["own"]
     assert (own["miou_sounding"], own["fpr"], own["unmarked"]) == (1, 0.5, 0.5)
 
