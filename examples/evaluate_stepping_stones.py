@@ -31,6 +31,7 @@ systems, <sound>/<subset>/<video_id>/<frame>.png; then there are
 
     robustness.csv   the table "Robustness" and the figures with each sound, from 0 to 1
     offscreen.csv    whose sound each clip was given, and how far apart the two are
+    robustness.png   of the first clip of each subset what the models mark with each sound
 """
 
 import json
@@ -43,17 +44,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from accelerate import Accelerator
 from huggingface_hub import snapshot_download
+from PIL import Image
 from torch.utils.data import Dataset
-from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, BatchFeature, HfArgumentParser, PreTrainedModel, ProcessorMixin
 
 from stepping_stones_hf import AutoModelForAudioVisualSegmentation
 from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.avsbench import to_png
+from stepping_stones_hf.data.collator import as_image
 from stepping_stones_hf.data.labels import CLASS_NAMES
-from stepping_stones_hf.files import begin_folder, complete_folder, partial_folder, write_text
+from stepping_stones_hf.files import begin_folder, complete_folder, partial_folder, write_text, write_whole
 from stepping_stones_hf.models.auto import MODEL_FOR_AUDIO_VISUAL_SEGMENTATION_MAPPING
 from stepping_stones_hf.models.image_processing_base import AudioVisualImageProcessorPil
 from stepping_stones_hf.models.modeling_base import is_localizer
@@ -67,6 +71,8 @@ from stepping_stones_hf.training.evaluation import (
     calibrate_prompts,
     count_predictions,
     evaluate,
+    localize,
+    make_prompts,
     score_predictions,
     segment,
 )
@@ -77,13 +83,14 @@ from stepping_stones_hf.training.mask_store import (
     mask_path,
 )
 from stepping_stones_hf.training.report import (
+    choose_frames,
     list_robustness,
     make_class_table,
     make_evaluation_tables,
     summarize_evaluation,
 )
 from stepping_stones_hf.training.sounds import NEGATIVES, SOUNDS, HeardClips, change_sound
-from stepping_stones_hf.visualization import plot_class_bars
+from stepping_stones_hf.visualization import BINARY_PALETTE, describe, draw_grid, overlay, plot_class_bars
 
 
 # Names of the methods. Stage 2 is one for each kind of prompt.
@@ -323,7 +330,7 @@ def check_predictions(run: Evaluation, name: str, folder: Path, clips: datasets.
 def prepare_sounds(run: Evaluation) -> None:
     """The clips as they are heard: with their own sound, and with every other one that is asked for."""
     for sound in ("own", *run.args.counterfactuals):
-        heard = change_sound(run.clips, run.label_collator, sound, run.args.seed)
+        heard = change_sound(run.clips, sound, run.args.seed)
         if len(heard.clips) == 0:
             run.accelerator.print(f"{sound}: no rows, as no clip has other classes than another one of its subset.")
             continue
@@ -404,6 +411,56 @@ def list_donors(run: Evaluation) -> list[dict]:
     ]
 
 
+@torch.no_grad()
+def mark_clip(run: Evaluation, clip: dict) -> dict[str, np.ndarray]:
+    """By method what the models mark in the annotated frames of a clip, stage 2 with the masks of stage 1."""
+
+    def make_inputs(stage: Stage, prompt: str | None = None) -> BatchFeature:
+        inputs = AVSCollator(stage.processor, prompt, evaluation=True)([clip])
+        del inputs["frames"], inputs["label_maps"]
+        return inputs.to(run.accelerator.device)
+
+    marks = {}
+    if run.localizer is not None:
+        scores = localize(run.localizer.model, run.localizer.processor, make_inputs(run.localizer))
+        marks[STAGE_1] = make_prompts(scores).bool().cpu().numpy()
+        masks = 255 * marks[STAGE_1].astype(np.uint8)
+        clip = clip | {"stage1_masks": dict(zip(clip["mask_frame_indices"], masks))}
+    if run.model is not None:
+        prompt = "stage1" if run.model.model.config.use_mask_prompt else None
+        if prompt is None or STAGE_1 in marks:
+            inputs = make_inputs(run.model, prompt)
+            method = STAGE_2.get(prompt, ONE_STAGE)
+            marks[method] = segment(run.model.model, run.model.processor, inputs).cpu().numpy()
+    return marks
+
+
+def draw_sounds(run: Evaluation) -> Image.Image:
+    """
+    The first clip of each subset that was heard with all sounds, and in it the frame where most classes sound: a row
+    for each method.
+    """
+    heard, rows = run.sounds["offscreen"].clips, []
+    subsets, video_ids = heard["subset"], heard["video_id"]
+    for subset in dict.fromkeys(subsets):
+        video_id = min(name for name, other in zip(video_ids, subsets) if other == subset)
+        clips = {
+            sound: of_sound.rows[of_sound.clips["video_id"].index(video_id)] for sound, of_sound in run.sounds.items()
+        }
+        truths = run.label_collator([clips["own"]])["label_maps"].numpy()
+        index = choose_frames(truths)[0]
+        frame = as_image(clips["own"]["frames"][clips["own"]["mask_frame_indices"][index]])
+        marks = {sound: mark_clip(run, clips[sound]) for sound in SOUNDS}
+        for method in marks["own"]:
+            palette = BINARY_PALETTE if method == STAGE_1 else None
+            maps = [truths[index] > 0 if method == STAGE_1 else truths[index]]
+            maps += [marks[sound][method][index] for sound in SOUNDS]
+            captions = ["" if method == STAGE_1 else describe(label_map) for label_map in maps]
+            pictures = [overlay(frame, label_map, palette) for label_map in maps]
+            rows.append([(frame, method.split(",")[0]), *zip(pictures, captions)])
+    return draw_grid(("frame", "truth", *SOUNDS), rows)
+
+
 def write_results(run: Evaluation) -> None:
     label_size = run.label_collator.image_processor.label_size
     run.output_dir.mkdir(parents=True, exist_ok=True)
@@ -412,6 +469,9 @@ def write_results(run: Evaluation) -> None:
         write_csv(list_donors(run), run.output_dir / "offscreen.csv")
     if results["robustness"]:
         write_csv(list_robustness(results["robustness"]), run.output_dir / "robustness.csv")
+    if results["robustness"] and run.args.model is not None:
+        with write_whole(run.output_dir / "robustness.png") as (partial_file,):
+            draw_sounds(run).save(partial_file)
     tables = make_evaluation_tables(results)
     arguments = asdict(run.args) | {"label_size": label_size.height}
     shutil.rmtree(partial_folder(run.output_dir / "stage1_masks"), ignore_errors=True)

@@ -53,6 +53,7 @@ CHANGELOG = REPOSITORY / "CHANGELOG.md"
 # Their own tests run their snippets, on data of their own, and say more about them.
 TESTED_ELSEWHERE = (
     "adapt_it",
+    "does_it_listen",
     "export",
     "preparing_avsbench",
     "parquet_and_streaming",

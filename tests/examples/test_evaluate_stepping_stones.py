@@ -51,6 +51,7 @@ from stepping_stones_hf.training.report import list_robustness, replace_nan, sum
 from stepping_stones_hf.training.sounds import SOUNDS, change_sound
 
 from ..models.aavs.conftest import make_config
+from ..snippets import DOCS, run_snippets
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -426,7 +427,7 @@ def test_both_stages_hear_the_same_other_sounds(robustness, clips, model_dir):
     names = ["stage 1", STAGE_2, script.STAGE_2["oracle"]]
     scores = {name: {} for name in names}
     for sound in SOUNDS:
-        heard = change_sound(clips, collators[0], sound)
+        heard = change_sound(clips, sound)
         of_sound = [FrameScores(), FrameScores(71), FrameScores(71)]
         for row in (heard.rows[index] for index in range(len(heard.clips))):
             inputs, prompted = (collator([row]) for collator in collators)
@@ -662,3 +663,13 @@ def test_the_snippets_of_the_page_run(evaluation, data_dir, tmp_path, monkeypatc
     assert f"{STAGE_2}, silence" in capsys.readouterr().out
     results = run(data_dir, tmp_path / "out", "--predictions_dir", tmp_path / "masks" / "my-system")
     assert results["semantics"]["my-system"]["num_videos"] == 6
+
+
+def test_the_snippet_of_the_page_about_listening_plays_all_sounds(robustness, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("AVSBench-semantic").symlink_to(data_dir)
+    run_snippets(DOCS / "does_it_listen.md")
+    results = run(data_dir, tmp_path / "out", "--robust", "--predictions_dir", tmp_path / "masks" / "my-system")
+    figures = results["robustness"]["my-system"]["all"]
+    assert figures["num_videos"] == robustness["other"]["all"]["num_videos"]
+    assert figures["corrected"]["unmarked_n"] == 1

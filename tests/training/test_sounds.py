@@ -95,9 +95,9 @@ def test_a_clip_that_is_all_but_silent_gives_no_sound_and_gets_one():
 
 
 def test_off_screen_sounds_of_a_dataset_are_of_other_classes_and_as_loud(clips):
-    heard = change_sound(clips, MapReader(None), "offscreen", seed=1)
+    heard = change_sound(clips, "offscreen", seed=1)
     assert len(heard.clips) == len(heard.rows) == len(heard.donors) > 5
-    own = MapReader(None).prepare(clips)
+    own = MapReader.prepare(clips)
     assert [donor.index for donor in heard.donors] == [donor.index for donor in find_donors(clips, 1).values()]
     for clip, row, donor in zip(heard.clips, map(heard.rows.__getitem__, range(len(heard.rows))), heard.donors):
         other = own[donor.index]
@@ -133,7 +133,7 @@ def test_a_click_in_all_but_silence_can_be_heard(tmp_path):
 
 def test_clips_without_names_of_classes_or_donors_are_refused_in_one_line(clips):
     with pytest.raises(ValueError, match="^None of the 1 clips has an off-screen sound: .* leave offscreen out.$"):
-        change_sound(clips.select([0]), MapReader(None), "offscreen")
+        change_sound(clips.select([0]), "offscreen")
     unnamed = clips.cast_column("categories", datasets.List(datasets.Value("string")))
     with pytest.raises(ValueError, match="71 classes of AVSBench-semantic, but the clips name none: take AVSBench"):
-        change_sound(unnamed, MapReader(None), "offscreen")
+        change_sound(unnamed, "offscreen")

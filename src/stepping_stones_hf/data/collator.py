@@ -35,8 +35,9 @@ class MapReader:
     def __init__(self, image_processor: BaseImageProcessor):
         self.image_processor = image_processor
 
+    @staticmethod
     def prepare(
-        self, dataset: "datasets.Dataset | datasets.IterableDataset"
+        dataset: "datasets.Dataset | datasets.IterableDataset",
     ) -> "torch.utils.data.Dataset | datasets.IterableDataset":
         """
         The clips with images and sounds as bytes or paths, so that what is not used is not decoded: of an S4 training

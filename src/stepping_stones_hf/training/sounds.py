@@ -196,7 +196,6 @@ class HeardClips:
 
 def change_sound(
     clips: datasets.Dataset,
-    collator: MapReader,
     sound: Literal["own", "silence", "noise", "offscreen", "shuffled"],
     seed: int = 3407,
 ) -> HeardClips:
@@ -206,8 +205,6 @@ def change_sound(
     Args:
         clips (`datasets.Dataset`):
             Rows of [`load_avsbench`].
-        collator ([`AVSCollator`]):
-            Whose `prepare` reads them.
         sound (`str`):
             `"own"`; `"silence"`; `"noise"`, white and as loud as the own sound; `"offscreen"`, the sound of a clip of
             other super-classes, made as loud; `"shuffled"`, the sound of a clip of other classes, each for one clip.
@@ -221,7 +218,7 @@ def change_sound(
     Raises:
         `ValueError`: it is not known what sounds in the clips; or, off-screen, see [`find_donors`].
     """
-    rows = collator.prepare(clips)
+    rows = MapReader.prepare(clips)
     if sound == "silence":
         return HeardClips(clips, WithSilence(rows))
     if sound == "noise":
@@ -239,7 +236,7 @@ def change_sound(
         indices, others = shuffle_sounds(clips["subset"], classes, seed)
         donors, view = [], WithSounds
     heard = clips.select(indices)
-    return HeardClips(heard, view(collator.prepare(heard), collator.prepare(clips.select(others))), donors)
+    return HeardClips(heard, view(MapReader.prepare(heard), MapReader.prepare(clips.select(others))), donors)
 
 
 __all__ = [
