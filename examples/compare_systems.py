@@ -70,7 +70,13 @@ from stepping_stones_hf.training.comparison import (
     rank_videos,
     save_measured,
 )
-from stepping_stones_hf.training.evaluation import LabelCollator, open_prediction, read_prediction, score_predictions
+from stepping_stones_hf.training.evaluation import (
+    FrameScores,
+    LabelCollator,
+    open_prediction,
+    read_prediction,
+    score_predictions,
+)
 from stepping_stones_hf.training.mask_store import (
     MANIFEST_NAME,
     check_store,
@@ -79,7 +85,8 @@ from stepping_stones_hf.training.mask_store import (
     hash_model_folder,
     mask_path,
 )
-from stepping_stones_hf.training.report import choose_frames
+from stepping_stones_hf.training.report import choose_frames, summarize_robustness
+from stepping_stones_hf.training.sounds import NEGATIVES, SOUNDS, change_sound
 from stepping_stones_hf.visualization import BINARY_PALETTE, describe, draw_grid, overlay
 
 
@@ -112,6 +119,13 @@ class ComparisonArguments:
     unknown_color: str = field(
         default="error", metadata={"help": "Colors off the palette: error, or background as in the released program."}
     )
+    robust: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the systems listen, as with evaluate_stepping_stones.py --robust; a folder of masks has"
+            " one for each sound."
+        },
+    )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read clips; 0 for none."})
 
 
@@ -121,7 +135,7 @@ class ComparisonArguments:
 @dataclass
 class System:
     name: str
-    path: Path
+    path: Path  # of masks those with the own sound
     is_checkpoint: bool
     folder: Path  # where what was measured is kept
 
@@ -129,6 +143,10 @@ class System:
     def is_store(self) -> bool:
         """Whether these are masks of a stage 1."""
         return (self.path / MANIFEST_NAME).exists()
+
+    def find_masks_of(self, sound: str) -> Path:
+        """The folder with its masks of clips that were heard with a sound."""
+        return self.path if sound == "own" else self.path.parent / sound
 
 
 def split_pairs(pairs: Sequence[str], option: str) -> dict[str, str]:
@@ -149,6 +167,7 @@ def find_systems(args: ComparisonArguments) -> list[System]:
     for name, path in split_pairs(args.systems, "--systems").items():
         path = find_folder(path)
         is_checkpoint = (path / "config.json").exists()
+        path = path / "own" if args.robust and not is_checkpoint else path
         if not is_checkpoint and not any((path / subset).is_dir() for subset in CONFIG_SUBSETS["avss"]):
             raise ValueError(
                 f"{path} is neither a checkpoint, which has a config.json, nor a folder of masks, which has"
@@ -190,6 +209,7 @@ def make_evaluation_arguments(args: ComparisonArguments, system: System) -> Eval
         split=args.split,
         unknown_color=args.unknown_color,
         save_predictions=args.dataset == "avss" and get_kind(system.path) != STAGE_1,
+        counterfactuals=list(NEGATIVES) if args.robust else [],
         dataloader_num_workers=args.dataloader_num_workers,
     )
 
@@ -239,26 +259,30 @@ def localizes(args: ComparisonArguments, system: System) -> bool:
 
 
 def check_masks(
-    args: ComparisonArguments, system: System, clips: datasets.Dataset, image_processor: AudioVisualImageProcessorPil
+    args: ComparisonArguments,
+    system: System,
+    heard: dict[str, datasets.Dataset],
+    image_processor: AudioVisualImageProcessorPil,
 ) -> None:
     """
-    Makes sure that a folder has all masks, of the size of the labels.
+    Makes sure that a folder has all masks of the clips by what is heard, of the size of the labels.
 
     Raises:
         `FileNotFoundError`, `ValueError`: a mask is missing, or of another kind or size; the error names it.
     """
     if system.is_store:
-        check_store(system.path, clips)
+        check_store(system.path, heard["own"])
     height, width = image_processor.label_size.height, image_processor.label_size.width
-    for clip in clips.select_columns(["subset", "video_id", "mask_frame_indices"]):
-        for index in clip["mask_frame_indices"]:
-            path = mask_path(system.path, clip["subset"], clip["video_id"], index)
-            with open_prediction(path, localizes(args, system)) as mask:
-                if mask.size != (width, height):
-                    raise ValueError(
-                        f"{path} is {mask.height}x{mask.width}, and the labels are {height}x{width}: write masks of"
-                        " that size, or, where no system is a checkpoint, give --label_size."
-                    )
+    for sound, clips in heard.items():
+        for clip in clips.select_columns(["subset", "video_id", "mask_frame_indices"]):
+            for index in clip["mask_frame_indices"]:
+                path = mask_path(system.find_masks_of(sound), clip["subset"], clip["video_id"], index)
+                with open_prediction(path, localizes(args, system)) as mask:
+                    if mask.size != (width, height):
+                        raise ValueError(
+                            f"{path} is {mask.height}x{mask.width}, and the labels are {height}x{width}: write masks"
+                            " of that size, or, where no system is a checkpoint, give --label_size."
+                        )
 
 
 # What is measured ----------------------------------------------------------------------------------------------------
@@ -272,10 +296,13 @@ def describe_system(
 ) -> dict:
     """What decides over the results of a system; where its folder is does not."""
     arguments = {"data": fingerprint} | {name: getattr(args, name) for name in ("dataset", "split", "unknown_color")}
+    if args.robust:
+        arguments["robust"] = True
     if system.is_checkpoint:
         return arguments | {"content": [hash_model_folder(folder) for folder in find_model_folders(args, system)]}
     truth = [type(image_processor).__name__, *dict(image_processor.label_size).values()]
-    return arguments | {"content": [hash_masks(system.path)], "truth": truth}
+    sounds = SOUNDS if args.robust else ("own",)
+    return arguments | {"content": [hash_masks(system.find_masks_of(sound)) for sound in sounds], "truth": truth}
 
 
 def is_finished(system: System, arguments: dict) -> bool:
@@ -297,10 +324,12 @@ def is_finished(system: System, arguments: dict) -> bool:
     return True
 
 
-def measure_checkpoint(args: ComparisonArguments, system: System) -> dict[str, Measured]:
-    """By task what a checkpoint has done."""
+def measure_checkpoint(
+    args: ComparisonArguments, system: System
+) -> tuple[dict[str, Measured], dict[str, dict[str, FrameScores]]]:
+    """By task what a checkpoint has done, and its scores with each sound."""
     run = run_evaluation(make_evaluation_arguments(args, system))
-    measured, parameters, seconds = {}, 0, 0.0
+    measured, heard, parameters, seconds = {}, {}, 0, 0.0
     for method, by_sound in run.scores.items():
         scores = by_sound["own"]
         stage = run.localizer if method == STAGE_1 else run.model
@@ -308,8 +337,26 @@ def measure_checkpoint(args: ComparisonArguments, system: System) -> dict[str, M
             parameters, seconds = 0, 0.0
         parameters += stage.model.num_parameters()
         seconds += scores.seconds / len(scores.videos)
-        measured["localization" if method == STAGE_1 else "semantics"] = Measured(scores, parameters, seconds)
-    return measured
+        task = "localization" if method == STAGE_1 else "semantics"
+        measured[task], heard[task] = Measured(scores, parameters, seconds), by_sound
+    return measured, heard
+
+
+def list_listening(heard: dict[str, dict[str, FrameScores]]) -> dict[str, dict[str, float | None]]:
+    """By subset, AVSS for label maps, the columns of the table that say whether a system listens."""
+    columns = {}
+    for by_sound in heard.values():
+        for subset, figures in summarize_robustness(by_sound).items():
+            official, corrected = figures["official"], figures["corrected"]
+            low, high = corrected["gap_interval"]
+            columns["AVSS" if subset == "all" else subset] = {
+                "g_miou": official["g_miou"],
+                "g_fpr": official["g_fpr"],
+                "gap": corrected["gap"],
+                "gap_low": low,
+                "gap_high": high,
+            }
+    return columns
 
 
 def measure(
@@ -317,7 +364,7 @@ def measure(
     system: System,
     arguments: dict,
     accelerator: Accelerator,
-    clips: datasets.Dataset,
+    clips: dict[str, datasets.Dataset],
     image_processor: AudioVisualImageProcessorPil,
 ) -> None:
     """Measures a system into its folder, which is there whole or not at all."""
@@ -325,16 +372,22 @@ def measure(
         begin_folder(system.folder)
     accelerator.wait_for_everyone()
     if system.is_checkpoint:
-        measured = measure_checkpoint(args, system)
+        measured, heard = measure_checkpoint(args, system)
     else:
         localization, loading = localizes(args, system), {"num_workers": args.dataloader_num_workers}
         truth = change_localization(image_processor, localization)
-        scores = score_predictions(accelerator, clips, truth, system.path, **loading)
-        measured = {"localization" if localization else "semantics": Measured(scores)}
+        scores = {
+            sound: score_predictions(accelerator, of_sound, truth, system.find_masks_of(sound), **loading)
+            for sound, of_sound in clips.items()
+        }
+        task = "localization" if localization else "semantics"
+        measured, heard = {task: Measured(scores["own"])}, {task: scores}
     if accelerator.is_main_process:
         partial = partial_folder(system.folder)
         for task, of_task in measured.items():
             save_measured(partial / f"{task}.npz", of_task)
+        if args.robust:
+            (partial / "robustness.json").write_text(json.dumps(list_listening(heard), indent=2) + "\n")
         (partial / "run.json").write_text(json.dumps(arguments, indent=2) + "\n")
         complete_folder(system.folder)
     accelerator.wait_for_everyone()
@@ -405,6 +458,9 @@ interval is on one side of 0. Behind what was printed stands how far the measure
 was printed lies outside of the measured interval. Columns with a star are by CAVP's protocol, the others by
 AVSBench's. Parameters and seconds are those of all stages; seconds, from tensors to label maps, one clip at a time,
 depend on the machine."""
+LISTENING = """\
+G-mIoU and FPR, of the other sounds, are the official figures of AVSBench-Robust; the gap is how far the IoU of what
+sounds falls with them: see the page "Does it listen?"."""
 OTHER_TRUTH = "The true masks are not the same for all systems: released programs resize them in ways of their own."
 
 
@@ -421,6 +477,13 @@ def write_comparison(
         for system in systems
     }
     rows = compare_systems(measured)
+    if args.robust:
+        listening = {
+            system.name: json.loads((system.folder / "robustness.json").read_text(encoding="utf-8"))
+            for system in systems
+        }
+        for row in rows:
+            row |= listening[row["system"]].get(row["on"], {})
     task = "semantics" if any("semantics" in tasks for tasks in measured.values()) else "localization"
     scores = {name: tasks[task].scores for name, tasks in measured.items() if task in tasks}
     videos = rank_videos(scores)
@@ -430,7 +493,8 @@ def write_comparison(
     figure = draw_figure(shown, folders, clips, LabelCollator(truth))
     caption = make_caption(shown, len(videos), list(scores), task)
     table = make_comparison_table(rows, printed)
-    notes = NOTES if has_one_truth(measured.values()) else f"{NOTES}\n{OTHER_TRUTH}"
+    notes = f"{NOTES}\n{LISTENING}" if args.robust else NOTES
+    notes = notes if has_one_truth(measured.values()) else f"{notes}\n{OTHER_TRUTH}"
 
     output_dir = Path(args.output_dir)
     with write_whole(output_dir / "figure.png") as (partial,):
@@ -455,16 +519,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     image_processor = make_image_processor(args, systems)
     with accelerator.main_process_first():
         clips = load_clips(args.data_dir, args.dataset, args.split, args.unknown_color)
+    heard = {sound: change_sound(clips, sound).clips for sound in (SOUNDS if args.robust else ("own",))}
     for system in systems:
         if not system.is_checkpoint:
-            check_masks(args, system, clips, image_processor)
+            check_masks(args, system, heard, image_processor)
     fingerprint = fingerprint_clips(clips)
     arguments = {system.name: describe_system(args, system, fingerprint, image_processor) for system in systems}
     missing = [system for system in systems if not is_finished(system, arguments[system.name])]
 
     for system in missing:
         accelerator.print(f"{system.name} ...")
-        measure(args, system, arguments[system.name], accelerator, clips, image_processor)
+        measure(args, system, arguments[system.name], accelerator, heard, image_processor)
     if accelerator.is_main_process:
         write_comparison(args, systems, printed, clips, image_processor)
     accelerator.end_training()

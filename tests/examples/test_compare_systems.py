@@ -360,3 +360,48 @@ def test_real_clips_run_through(shared_dir, models, tmp_path):
     assert [(row["on"], row["system"]) for row in rows] == on
     assert all(0 <= float(row["miou"]) <= 1 for row in rows)
     assert Image.open(tmp_path / "out" / "figure.png").size[0] == 3 * 166 + 6
+
+
+# Does it listen? -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deaf(evaluation, tmp_path_factory) -> Path:
+    """Masks that are the same with every sound."""
+    folder = tmp_path_factory.mktemp("robust") / "deaf"
+    for sound in ("own", "silence", "noise", "offscreen"):
+        shutil.copytree(evaluation / "predictions" / "stage1", folder / sound)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_table_says_whether_systems_listen(deaf, data_dir, models, tmp_path):
+    rows = run(data_dir, tmp_path / "out", "--robust", "--systems", f"two={models / 'two_stages'}", f"deaf={deaf}")
+    two, of_deaf = ({row["on"]: row for row in rows if row["system"] == name} for name in ("two", "deaf"))
+    arguments = ["--model", models / "two_stages", "--data_dir", data_dir, "--output_dir", tmp_path / "evaluation"]
+    evaluation_script.main([*map(str, arguments), "--robust"])
+    robustness = json.loads((tmp_path / "evaluation" / "results.json").read_text())["robustness"]
+    expected = {"AVSS": robustness["stage 2, masks of stage 1"]["all"], **robustness["stage 1"]}
+    assert {on for on, row in two.items() if row["gap"]} == set(expected)
+    for on, figures in expected.items():
+        assert float(two[on]["g_miou"]) == figures["official"]["g_miou"]
+        assert float(two[on]["g_fpr"]) == figures["official"]["g_fpr"]
+        assert float(two[on]["gap_low"]) == figures["corrected"]["gap_interval"][0]
+    assert float(of_deaf["AVSS"]["gap"]) == pytest.approx(0, abs=1e-12)
+    table = read_table(tmp_path / "out")
+    assert table[0][-3:] == ["G-mIoU", "FPR", "gap"] and len({len(line) for line in table}) == 1
+    line = next(line for line in table if line[:2] == ["AVSS", "two"])
+    gap = expected["AVSS"]["corrected"]
+    assert line[-1] == "{:.2f} [{:.2f}, {:.2f}]".format(*(100 * value for value in (gap["gap"], *gap["gap_interval"])))
+
+
+def test_masks_without_one_of_the_sounds_are_refused(deaf, data_dir, tmp_path):
+    folder = shutil.copytree(deaf, tmp_path / "deaf")
+    shutil.rmtree(folder / "silence")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{folder / 'silence'}/")):
+        run(data_dir, tmp_path / "out", "--robust", "--label_size", 64, "--systems", f"deaf={folder}")
+
+
+def test_what_was_measured_without_other_sounds_is_not_taken_for_robust(comparison, data_dir, systems):
+    with pytest.raises(ValueError, match="robust was None, is True. Remove"):
+        run(data_dir, comparison, "--robust", "--systems", systems[0])

@@ -394,7 +394,19 @@ def test_other_sounds_are_compared_on_the_same_clips(results):
 
 
 @pytest.fixture(scope="module")
-def robust(data_dir, model_dir, clips, tmp_path_factory) -> Path:
+def hearing_dir(model_dir, tmp_path_factory) -> Path:
+    """Both stages; what stage 1 marks depends on what it hears."""
+    folder = shutil.copytree(model_dir, tmp_path_factory.mktemp("hearing") / "model")
+    localizer = AAVSForAudioVisualSegmentation.from_pretrained(folder / "localizer")
+    with torch.no_grad():
+        localizer.class_predictor.weight *= 6
+        localizer.class_predictor.bias[1] += 1
+    localizer.save_pretrained(folder / "localizer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def robust(data_dir, hearing_dir, clips, tmp_path_factory) -> Path:
     """The models, and another system that marks what it sees, the more the less it hears."""
     folder = tmp_path_factory.mktemp("robust")
     generator = np.random.default_rng(0)
@@ -404,7 +416,7 @@ def robust(data_dir, model_dir, clips, tmp_path_factory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             label_map = np.where(generator.random(label_map.shape) < 0.2 * share, 7, label_map)
             Image.fromarray(label_map.astype(np.uint8)).save(path)
-    arguments = ["--model", model_dir, "--predictions_dir", folder / "other", "--robust"]
+    arguments = ["--model", hearing_dir, "--predictions_dir", folder / "other", "--robust"]
     run(data_dir, folder / "evaluation", *arguments)
     return folder / "evaluation"
 
@@ -419,10 +431,10 @@ def as_json(results: dict) -> dict:
 
 
 @torch.no_grad()
-def test_both_stages_hear_the_same_other_sounds(robustness, clips, model_dir):
-    localizer = AAVSForAudioVisualSegmentation.from_pretrained(model_dir / "localizer").eval()
-    model = AAVSForAudioVisualSegmentation.from_pretrained(model_dir).eval()
-    processors = [AAVSProcessor.from_pretrained(model_dir / name, backend="pil") for name in ("localizer", "")]
+def test_both_stages_hear_the_same_other_sounds(robustness, clips, hearing_dir):
+    localizer = AAVSForAudioVisualSegmentation.from_pretrained(hearing_dir / "localizer").eval()
+    model = AAVSForAudioVisualSegmentation.from_pretrained(hearing_dir).eval()
+    processors = [AAVSProcessor.from_pretrained(hearing_dir / name, backend="pil") for name in ("localizer", "")]
     collators = [AVSCollator(processor, evaluation=True) for processor in processors]
     names = ["stage 1", STAGE_2, script.STAGE_2["oracle"]]
     scores = {name: {} for name in names}
@@ -445,7 +457,9 @@ def test_both_stages_hear_the_same_other_sounds(robustness, clips, model_dir):
         assert robustness[name] == as_json(summarize_robustness(scores[name])), name
     assert robustness["stage 1"]["S4"]["num_videos"] == 3
     sounds = robustness[STAGE_2]["all"]["corrected"]
-    assert len({sounds[sound]["fpr"] for sound in SOUNDS}) == 4  # what is heard matters
+    assert len({sounds[sound]["fpr"] for sound in SOUNDS}) == 4  # what is heard matters, to both stages
+    sounds = robustness["stage 1"]["S4"]["corrected"]
+    assert len({sounds[sound]["fpr"] for sound in SOUNDS}) == 4 and sounds["unmarked_n"] < 1
 
 
 def test_masks_of_another_system_score_as_in_the_metric(robust, robustness, clips, tmp_path):
@@ -537,6 +551,18 @@ def test_the_script_writes_the_reference_values(folder, name, request, tmp_path)
     for gap in [figure for figure in expected if figure.startswith("gap") and not figure.endswith("95")]:
         found = [float(rows["negatives"][column]) for column in (gap, f"{gap}_low", f"{gap}_high")]
         assert found == pytest.approx([expected[gap], *expected[f"{gap}_interval_95"]], abs=1e-6)
+
+
+def test_what_is_marked_with_each_sound_is_drawn_of_a_clip_of_each_subset(robust, data_dir, hearing_dir, clips):
+    # Frame, truth and four sounds; both stages of S4. The other subsets have no off-screen sounds.
+    assert Image.open(robust / "robustness.png").size == (6 * 166 + 6, 24 + 2 * 182)
+    args = script.EvaluationArguments(str(data_dir), str(robust), model=str(hearing_dir), robust=True)
+    evaluation, _ = script.start_evaluation(args)
+    rows = AVSCollator.prepare(clips)
+    marks = script.mark_clip(evaluation, rows[0])
+    frames = [(rows[0]["subset"], rows[0]["video_id"], index) for index in rows[0]["mask_frame_indices"]]
+    assert list(marks) == ["stage 1", STAGE_2]
+    np.testing.assert_array_equal(marks["stage 1"] * 255, read_masks(robust / "stage1_masks", frames))
 
 
 def test_robustness_alone_needs_no_model(robust, robustness, data_dir, tmp_path):
@@ -631,9 +657,9 @@ def test_two_processes_give_the_figures_of_one(results, data_dir, model_dir, tmp
 
 
 @pytest.mark.slow
-def test_two_processes_tell_the_same_of_robustness(robust, data_dir, model_dir, tmp_path):
+def test_two_processes_tell_the_same_of_robustness(robust, data_dir, hearing_dir, tmp_path):
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    arguments = ["--model", model_dir, "--predictions_dir", robust.parent / "other", "--robust"]
+    arguments = ["--model", hearing_dir, "--predictions_dir", robust.parent / "other", "--robust"]
     arguments += ["--data_dir", data_dir, "--output_dir", tmp_path]
     # As many threads as the results of one process were made with: products are rounded differently with others.
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(torch.get_num_threads())}

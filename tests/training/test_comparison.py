@@ -17,6 +17,7 @@ import pytest
 
 from stepping_stones_hf.metrics import binary_results, binary_statistics, semantic_results, semantic_statistics
 from stepping_stones_hf.training.comparison import (
+    FIGURES,
     Measured,
     compare_systems,
     has_one_truth,
@@ -130,6 +131,18 @@ def test_videos_are_ranked_by_the_mean_lead_of_the_others(truths):
         assert row["difference"] == pytest.approx((1 + silent["v2", name]) / 2 - row["iou_first"])
     assert rank_videos({"bad": systems["bad"]})[0]["difference"] == max(silent.values())
     assert set(score_videos(localize(half, truths)).values()) == {0, 1}
+
+
+def test_the_table_says_what_is_known_of_listening():
+    measured = dict.fromkeys((f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")), 0.5)
+    known = {"on": "S4", "system": "A", **measured, "parameters": None, "seconds": None}
+    listens = {"g_miou": 0.4, "g_fpr": 0.02, "gap": 0.25, "gap_low": 0.2, "gap_high": 0.3}
+    table = make_comparison_table([known | listens, known | listens | {"gap": None}, known | {"system": "B"}], {})
+    lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()]
+    assert lines[0][-3:] == ["G-mIoU", "FPR", "gap"]
+    assert lines[2][-3:] == ["40.00", "2.00", "25.00 [20.00, 30.00]"]
+    assert lines[3][-3:] == ["40.00", "2.00", "–"] and lines[4][-3:] == ["–"] * 3
+    assert "gap" not in make_comparison_table([known], {})
 
 
 def test_the_table_marks_differences_that_an_interval_tells_from_chance():

@@ -173,7 +173,8 @@ def make_comparison_table(rows: list[dict], printed: Mapping[tuple[str, str], Ma
 
     Args:
         rows (`list[dict]`):
-            What [`compare_systems`] gives.
+            What [`compare_systems`] gives; where some of them also have `g_miou`, `g_fpr` and `gap` with its interval,
+            of [`summarize_robustness`], there are columns for these.
         printed (`Mapping[tuple[str, str], Mapping[str, str]]`):
             By `on` and system what was published, in percent, and its `source`. Behind a published figure stands how
             far the measured one is from it, bold where it lies outside of the interval of what was measured.
@@ -201,6 +202,8 @@ def make_comparison_table(rows: list[dict], printed: Mapping[tuple[str, str], Ma
         return f"{text} ({mark(f'{difference:+.{decimals}f}', outside)})"
 
     header = ["on", "system", *(HEADER[figure] for figure in FIGURES), "parameters (M)", "seconds a clip"]
+    listens = any("gap" in row for row in rows)
+    header += ["G-mIoU", "FPR", "gap"] if listens else []
     lines = []
     for row in rows:
         figures = [
@@ -210,15 +213,25 @@ def make_comparison_table(rows: list[dict], printed: Mapping[tuple[str, str], Ma
             for name in FIGURES
         ]
         parameters = None if row["parameters"] is None else f"{row['parameters'] / 1e6:.2f}"
-        lines.append([row["on"], row["system"], *figures, parameters, row["seconds"]])
+        listening = format_listening(row) if listens else []
+        lines.append([row["on"], row["system"], *figures, parameters, row["seconds"], *listening])
         if "difference_to" in row:
             differences = [format_difference(row, name) for name in FIGURES]
-            lines.append(["", f"difference to {row['difference_to']}", *differences, "", ""])
+            lines.append(["", f"difference to {row['difference_to']}", *differences, "", "", *[""] * len(listening)])
         published = printed.get((row["on"], row["system"]))
         if published:
             figures = [format_printed(row, name, published.get(name)) for name in FIGURES]
-            lines.append(["", f"printed: {published['source']}", *figures, "", ""])
+            lines.append(["", f"printed: {published['source']}", *figures, "", "", *[""] * len(listening)])
     return format_table(header, lines)
+
+
+def format_listening(row: Mapping) -> list[str | None]:
+    """Official figures and the gap with its interval, in percent; dashes where no clip was heard with all sounds."""
+    if "gap" not in row:
+        return [None] * 3
+    gap = [None if row[name] is None else 100 * row[name] for name in ("gap", "gap_low", "gap_high")]
+    text = None if gap[0] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*gap)
+    return [f"{100 * row['g_miou']:.2f}", f"{100 * row['g_fpr']:.2f}", text]
 
 
 def rank_videos(systems: Mapping[str, FrameScores]) -> list[dict]:
