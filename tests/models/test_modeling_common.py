@@ -546,7 +546,7 @@ def make_hearing_case(case: Case) -> tuple[PreTrainedModel, dict, dict]:
 
 
 def test_linear_layers_may_have_hooks_on_gradients(case):
-    # They refuse that what a layer gives is changed in place. (The convolutions of transformers' ResNet cannot have them.)
+    # They refuse that what a layer gives is changed in place, which transformers' ResNet does after convolutions.
     inputs = case.make_inputs()
     targets = case.make_targets(inputs)
     expected = get_gradients(copy.deepcopy(case.model), inputs, targets)
