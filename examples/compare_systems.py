@@ -414,7 +414,7 @@ IOU_OF_A_CLIP = {
 def make_caption(videos: Sequence[dict], count: int, names: Sequence[str], task: str) -> str:
     """Which clips the figure shows, and by what rule."""
     first, *others = names
-    by = f"how far {', '.join(others)} are ahead of {first}, on average" if others else f"how good {first} is"
+    by = f"the lead over {first} of {', '.join(others)}, on average" if others else f"how good {first} is"
     ranks = ", ".join(f"{video['rank']} ({video['subset']}/{video['video_id']})" for video in videos)
     return (
         f"Frame, truth and each system. Of {count} clips, ranked by {by}, in IoU (in percent; {IOU_OF_A_CLIP[task]}),"

@@ -730,7 +730,12 @@ def write_results(run: Run, stages: dict[int, Path], stores: dict[str, Path], re
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
-    """Refuses what the script does not do."""
+    """
+    The processes of the run.
+
+    Raises:
+        `ValueError`: they are set up for what this script does not do.
+    """
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
     )
@@ -749,6 +754,7 @@ def make_accelerator(args: RunArguments) -> Accelerator:
 def start_run(
     accelerator: Accelerator, data_args: DataArguments, model_args: ModelSettings, args: RunArguments
 ) -> Run:
+    """Keeps the arguments in the folder of the run, which has to be new or one that is to be resumed with the same."""
     arguments = get_arguments(data_args, model_args, args) | {"num_processes": accelerator.num_processes}
     if accelerator.is_main_process:
         fixed = {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS}

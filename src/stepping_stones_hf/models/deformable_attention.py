@@ -67,10 +67,10 @@ def gather_points(
     sizes = [(width, height) for height, width in spatial_shapes]
     sizes = torch.tensor(sizes, dtype=dtype, device=device)[:, None]
     # The first column of zeros is 0.
-    places = torch.addcmul(sizes.new_tensor(0.5), sampling_locations.to(dtype), sizes)
-    places = places.clamp(sizes.new_tensor(0.0), sizes + 1)
-    corner = places.floor()
-    right, below = (places - corner).unbind(-1)
+    positions = torch.addcmul(sizes.new_tensor(0.5), sampling_locations.to(dtype), sizes)
+    positions = positions.clamp(sizes.new_tensor(0.0), sizes + 1)
+    corner = positions.floor()
+    right, below = (positions - corner).unbind(-1)
     corner = corner.nan_to_num_().to(integer)  # what comes out is NaN by `right` and `below`
 
     # Rows of the table.
