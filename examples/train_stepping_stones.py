@@ -283,7 +283,7 @@ def get_arguments(*groups: DataArguments | ModelSettings | RunArguments) -> dict
 def check_schedule(name: str) -> None:
     """Refuses schedules that take more than steps, such as a metric: which they are is for transformers to say."""
     SchedulerType(name)
-    optimizer = torch.optim.AdamW([torch.zeros(1)])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     try:
         scheduler = make_scheduler(name, optimizer, num_warmup_steps=0, num_training_steps=1)
         optimizer.step()
