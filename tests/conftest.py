@@ -14,14 +14,15 @@
 import os
 from pathlib import Path
 
-import datasets
-import pytest
-import torch
 
-
-# Nothing in the test suite may reach for the Hub.
+# Nothing in the test suite may reach for the Hub. What reads these, reads them as it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_EVALUATE_OFFLINE"] = "1"
+
+import datasets  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
 
 FIXTURES_DIR = Path(__file__).parent / "fixtures"
 SHARED_DIR = Path(__file__).parents[2] / "shared"
