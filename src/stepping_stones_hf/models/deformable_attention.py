@@ -63,15 +63,15 @@ def gather_points(
     num_lookups = batch_size * num_queries * num_heads * num_levels * num_points * 4
     integer = torch.int32 if num_lookups < 2**31 else torch.int64
 
-    # Column and row of the pixel above and to the left of a point, and how far the point is from it.
+    # Column and row of the pixel above and to the left of a point, and how far the point is from it: in the steps of
+    # `grid_sample`, since what is rounded otherwise here moves the point.
     sizes = [(width, height) for height, width in spatial_shapes]
     sizes = torch.tensor(sizes, dtype=dtype, device=device)[:, None]
-    # The first column of zeros is 0.
-    positions = torch.addcmul(sizes.new_tensor(0.5), sampling_locations.to(dtype), sizes)
-    positions = positions.clamp(sizes.new_tensor(0.0), sizes + 1)
+    positions = (2 * sampling_locations.to(dtype)).sub_(1).add_(1).mul_(sizes / 2).sub_(0.5)
+    positions = positions.clamp_(sizes.new_tensor(-1.0), sizes)
     corner = positions.floor()
     right, below = (positions - corner).unbind(-1)
-    corner = corner.nan_to_num_().to(integer)  # what comes out is NaN by `right` and `below`
+    corner = corner.add_(1).nan_to_num_().to(integer)  # what comes out is NaN by `right` and `below`
 
     # Rows of the table.
     num_pixels = torch.tensor([feature_map.shape[1] for feature_map in feature_maps], device=device)
@@ -85,10 +85,8 @@ def gather_points(
     corners = torch.stack([0 * strides[:, 0], *strides.unbind(1), strides.sum(1, dtype=integer)])  # (4, levels)
     index = index[:, :, :, None] + corners[..., None]  # (batch_size, queries, num_heads, 4, levels, points)
 
-    to_right = attention_weights.to(dtype) * right
-    to_left = attention_weights.to(dtype) - to_right
-    right_below, left_below = to_right * below, to_left * below
-    weights = torch.stack([to_left - left_below, to_right - right_below, left_below, right_below], dim=3)
+    left, above, weights = 1 - right, 1 - below, attention_weights.to(dtype)
+    weights = torch.stack([left * above, right * above, left * below, right * below], dim=3) * weights[:, :, :, None]
     output = nn.functional.embedding_bag(
         index.flatten(0, 2).flatten(1), table, per_sample_weights=weights.flatten(0, 2).flatten(1), mode="sum"
     )
