@@ -36,6 +36,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,7 @@ from stepping_stones_hf.data.layout import CONFIG_SUBSETS
 from stepping_stones_hf.files import begin_folder, complete_folder, partial_folder, write_text, write_whole
 from stepping_stones_hf.models.image_processing_base import AudioVisualImageProcessorPil
 from stepping_stones_hf.tables import write_csv
-from stepping_stones_hf.training.checkpoints import find_changes
+from stepping_stones_hf.training.checkpoints import find_changes, lock_run
 from stepping_stones_hf.training.clips import load_clips
 from stepping_stones_hf.training.comparison import (
     Measured,
@@ -154,8 +155,8 @@ def split_pairs(pairs: Sequence[str], option: str) -> dict[str, str]:
     found = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if not value or not re.fullmatch(r"\w[^/\\]*", name):
-            raise ValueError(f"{option} takes NAME=..., with a name that can be that of a folder, got {pair!r}.")
+        if not value or not re.fullmatch(r"\w[^/\\|\n]*", name):
+            raise ValueError(f"{option} takes NAME=..., with a name for a folder and a table, got {pair!r}.")
         if name in found:
             raise ValueError(f"{option} has two systems of the name {name!r}: give each a name of its own.")
         found[name] = value
@@ -226,11 +227,14 @@ def make_image_processor(args: ComparisonArguments, systems: Sequence[System]) -
     resize masks in ways of their own.
 
     Raises:
-        `ValueError`: checkpoints have label maps of different sizes, at which scores differ.
+        `ValueError`: checkpoints have label maps of different sizes, at which scores differ; or the size that is
+        asked for is none.
     """
     checkpoints = [system for system in systems if system.is_checkpoint]
     if not checkpoints:
-        size = args.label_size or 224
+        size = 224 if args.label_size is None else args.label_size
+        if size < 1:
+            raise ValueError(f"--label_size is {size}, expected at least 1.")
         return AudioVisualImageProcessorPil(label_size={"height": size, "width": size})
     if args.label_size is not None:
         raise ValueError(f"--label_size cannot be used with the checkpoint {checkpoints[0].path}, which has its own.")
@@ -305,15 +309,32 @@ def describe_system(
     return arguments | {"content": [hash_masks(system.find_masks_of(sound)) for sound in sounds], "truth": truth}
 
 
+def load_system(system: System) -> dict[str, Measured]:
+    """
+    By task what was measured of a system.
+
+    Raises:
+        `ValueError`: a file was damaged or removed since.
+    """
+    try:
+        tasks = json.loads((system.folder / "run.json").read_text())["tasks"]
+        return {task: load_measured(system.folder / f"{task}.npz") for task in tasks}
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{system.folder} is incomplete or damaged ({error}): remove that folder to run the system again."
+        ) from error
+
+
 def is_finished(system: System, arguments: dict) -> bool:
     """
     Whether a system was measured already.
 
     Raises:
-        `ValueError`: it was, with other arguments.
+        `ValueError`: it was, with other arguments; or what was measured is damaged.
     """
     if not system.folder.exists():
         return False
+    load_system(system)
     changes = find_changes(system.folder / "run.json", arguments)
     if changes:
         differences = ", ".join(f"{name} was {value}, is {arguments[name]}" for name, value in changes.items())
@@ -388,7 +409,8 @@ def measure(
             save_measured(partial / f"{task}.npz", of_task)
         if args.robust:
             (partial / "robustness.json").write_text(json.dumps(list_listening(heard), indent=2) + "\n")
-        (partial / "run.json").write_text(json.dumps(arguments, indent=2) + "\n")
+        about = arguments | {"tasks": list(measured)}
+        (partial / "run.json").write_text(json.dumps(about, indent=2) + "\n")
         complete_folder(system.folder)
     accelerator.wait_for_everyone()
 
@@ -402,7 +424,8 @@ def find_masks(system: System, task: str) -> Path:
         return system.path
     if task == "localization":
         return system.folder / "stage1_masks"
-    return next(system.folder.glob("predictions/*"))  # by the prompt, of which there is one
+    # By the prompt, of which there is one. Where there is none any more, the error names the first mask.
+    return next(system.folder.glob("predictions/*"), system.folder / "predictions")
 
 
 def draw_figure(
@@ -444,7 +467,7 @@ IOU_OF_A_CLIP = {
 def make_caption(videos: Sequence[dict], count: int, names: Sequence[str], task: str) -> str:
     """Which clips the figure shows, and by what rule."""
     first, *others = names
-    by = f"how far {', '.join(others)} are ahead of {first}, on average" if others else f"how good {first} is"
+    by = f"the lead over {first} of {', '.join(others)}, on average" if others else f"how good {first} is"
     ranks = ", ".join(f"{video['rank']} ({video['subset']}/{video['video_id']})" for video in videos)
     return (
         f"Frame, truth and each system. Of {count} clips, ranked by {by}, in IoU (in percent; {IOU_OF_A_CLIP[task]}),"
@@ -472,10 +495,7 @@ def write_comparison(
     image_processor: AudioVisualImageProcessorPil,
 ) -> None:
     """The tables and the figure of what is measured."""
-    measured = {
-        system.name: {path.stem: load_measured(path) for path in sorted(system.folder.glob("*.npz"))}
-        for system in systems
-    }
+    measured = {system.name: load_system(system) for system in systems}
     rows = compare_systems(measured)
     if args.robust:
         listening = {
@@ -525,13 +545,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_masks(args, system, heard, image_processor)
     fingerprint = fingerprint_clips(clips)
     arguments = {system.name: describe_system(args, system, fingerprint, image_processor) for system in systems}
-    missing = [system for system in systems if not is_finished(system, arguments[system.name])]
 
-    for system in missing:
-        accelerator.print(f"{system.name} ...")
-        measure(args, system, arguments[system.name], accelerator, heard, image_processor)
-    if accelerator.is_main_process:
-        write_comparison(args, systems, printed, clips, image_processor)
+    with lock_run(args.output_dir) if accelerator.is_main_process else nullcontext():
+        missing = [system for system in systems if not is_finished(system, arguments[system.name])]
+        for system in missing:
+            accelerator.print(f"{system.name} ...")
+            measure(args, system, arguments[system.name], accelerator, heard, image_processor)
+        if accelerator.is_main_process:
+            write_comparison(args, systems, printed, clips, image_processor)
     accelerator.end_training()
 
 

@@ -280,9 +280,21 @@ def get_arguments(*groups: DataArguments | ModelSettings | RunArguments) -> dict
     return {name: value for group in groups for name, value in asdict(group).items()}
 
 
+def check_schedule(name: str) -> None:
+    """Refuses schedules that take more than steps, such as a metric: which they are is for transformers to say."""
+    SchedulerType(name)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    try:
+        scheduler = make_scheduler(name, optimizer, num_warmup_steps=0, num_training_steps=1)
+        optimizer.step()
+        scheduler.step()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--lr_scheduler_type {name} needs what this script does not give it: {error}.") from error
+
+
 def check_arguments(data_args: DataArguments, model_args: ModelSettings, args: RunArguments) -> None:
     """Refuses what would otherwise stop a run after its first step, or be ignored."""
-    SchedulerType(args.lr_scheduler_type)
+    check_schedule(args.lr_scheduler_type)
     values = get_arguments(data_args, model_args, args)
     for name in (
         "image_size",
@@ -294,13 +306,14 @@ def check_arguments(data_args: DataArguments, model_args: ModelSettings, args: R
         if values[name] is not None and values[name] < 1:
             raise ValueError(f"--{name} is {values[name]}, expected at least 1.")
     for name in ("weight_decay", "num_warmup_steps", "num_backbone_warmup_steps", "dataloader_num_workers"):
-        if values[name] is not None and not values[name] >= 0:
+        if values[name] is not None and not 0 <= values[name] < math.inf:
             raise ValueError(f"--{name} is {values[name]}, expected at least 0.")
-    for stage in (1, 2):
-        for name in ("learning_rate", "phase_2_learning_rate", "max_grad_norm"):
-            value = values[f"stage_{stage}_{name}"]
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"--stage_{stage}_{name} is {value}, expected a number above 0.")
+    of_stages = ("learning_rate", "phase_2_learning_rate", "max_grad_norm")
+    for name in ("polynomial_power", *(f"stage_{stage}_{name}" for stage in (1, 2) for name in of_stages)):
+        if values[name] is not None and not 0 < values[name] < math.inf:
+            raise ValueError(f"--{name} is {values[name]}, expected a number above 0.")
+    if not 0 <= args.seed < 2**32:
+        raise ValueError(f"--seed is {args.seed}, expected 0 to {2**32 - 1}.")
     for name in ("num_backbone_warmup_steps", "polynomial_power"):
         if getattr(args, name) is not None and args.lr_scheduler_type != "polynomial":
             raise ValueError(f"--{name} goes with --lr_scheduler_type polynomial, got {args.lr_scheduler_type}.")
@@ -313,7 +326,7 @@ def check_arguments(data_args: DataArguments, model_args: ModelSettings, args: R
             "--train_prompts stage1 needs a localizer: give its folder as --localizer, or train --stage all."
         )
     if args.checkpointing_steps != "epoch" and not (
-        args.checkpointing_steps.isdigit() and int(args.checkpointing_steps) > 0
+        args.checkpointing_steps.isdecimal() and int(args.checkpointing_steps) > 0
     ):
         raise ValueError(f"--checkpointing_steps is {args.checkpointing_steps!r}, expected epoch or a number from 1.")
 
@@ -730,7 +743,12 @@ def write_results(run: Run, stages: dict[int, Path], stores: dict[str, Path], re
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
-    """Refuses what the script does not do."""
+    """
+    The processes of the run.
+
+    Raises:
+        `ValueError`: they are set up for what this script does not do.
+    """
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
     )
@@ -749,6 +767,7 @@ def make_accelerator(args: RunArguments) -> Accelerator:
 def start_run(
     accelerator: Accelerator, data_args: DataArguments, model_args: ModelSettings, args: RunArguments
 ) -> Run:
+    """Keeps the arguments in the folder of the run, which has to be new or one that is to be resumed with the same."""
     arguments = get_arguments(data_args, model_args, args) | {"num_processes": accelerator.num_processes}
     if accelerator.is_main_process:
         fixed = {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS}

@@ -14,29 +14,29 @@
 import os
 from pathlib import Path
 
-import datasets
-import pytest
-import torch
 
-
-# Nothing in the test suite may reach for the Hub.
+# Nothing in the test suite may reach for the Hub. What reads these, reads them as it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_EVALUATE_OFFLINE"] = "1"
 
+import datasets  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
 FIXTURES_DIR = Path(__file__).parent / "fixtures"
 SHARED_DIR = Path(__file__).parents[2] / "shared"
+NUM_THREADS = torch.get_num_threads()
 
 
 @pytest.fixture(autouse=True)
 def same_settings():
     """
-    Scripts, which tests run in their own process, set what is the process's: the number of threads, by which products
-    are rounded, and whether `datasets` shows progress bars.
+    Scripts, which tests and what they share run in their own process, set what is the process's: the number of
+    threads, by which products are rounded, and whether `datasets` shows progress bars.
     """
-    threads, bars = torch.get_num_threads(), datasets.are_progress_bars_disabled()
-    yield
-    torch.set_num_threads(threads)
-    (datasets.disable_progress_bars if bars else datasets.enable_progress_bars)()
+    torch.set_num_threads(NUM_THREADS)
+    datasets.enable_progress_bars()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from configparser import ConfigParser
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import evaluate
+import huggingface_hub
 import pytest
 
 import stepping_stones_hf
@@ -38,6 +40,10 @@ def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+def test_the_test_suite_does_not_reach_for_the_hub():
+    assert huggingface_hub.constants.HF_HUB_OFFLINE and evaluate.config.HF_EVALUATE_OFFLINE
 
 
 def test_import_prints_nothing():

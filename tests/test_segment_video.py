@@ -167,6 +167,26 @@ class TestCommand:
         assert message in capsys.readouterr().err
         assert read_files(tmp_path) == {"clip.mp4"}
 
+    @pytest.mark.parametrize(
+        ("video", "options", "message"),
+        [
+            ("clip.mp4", ["--audio", "missing.wav"], "missing.wav is no file"),
+            ("clip.mp4", ["--audio", "text.wav"], "text.wav cannot be read"),
+            ("silent.mp4", [], "silent.mp4 has no audio track"),
+            ("missing.mp4", [], "missing.mp4 is no file"),
+            (".", [], ". is no file"),
+        ],
+    )
+    def test_files_are_looked_at_before_a_model_is_loaded(
+        self, tmp_path, capsys, monkeypatch, video, options, message
+    ):
+        make_video(tmp_path / "clip.mp4")
+        make_video(tmp_path / "silent.mp4", audio_codec=None)
+        (tmp_path / "text.wav").write_text("text")
+        monkeypatch.chdir(tmp_path)
+        assert main(["segment", video, "--model", "no/model", *options]) == 1
+        assert message in capsys.readouterr().err
+
     def test_what_is_no_model(self, tmp_path, capsys, monkeypatch):
         path = make_video(tmp_path / "clip.mp4")
         monkeypatch.chdir(tmp_path)

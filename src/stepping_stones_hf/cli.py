@@ -112,7 +112,7 @@ def segment(args: argparse.Namespace) -> int:
         raise FileNotFoundError(
             f"{DEMO_MODEL}, the model that `make demo` trains, does not exist here: give one with --model."
         )
-    output = args.output or args.video.with_name(f"{args.video.stem}_segmented.mp4")
+    output = args.output or args.video.parent / f"{args.video.stem}_segmented.mp4"
     check_files(args.video, output, args.masks, args.json, args.audio, args.fps)  # before large models are loaded
     try:
         torch.zeros(0, device=args.device)

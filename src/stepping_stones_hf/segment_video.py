@@ -33,7 +33,9 @@ from .video import (
     check_fps,
     check_new_file,
     check_output,
+    is_silence,
     read_info,
+    read_sound,
     write_annotated,
 )
 from .visualization import BINARY_PALETTE, blend, make_layer
@@ -122,7 +124,11 @@ def check_files(
     if masks_dir is not None and (masks_dir.exists() or not masks_dir.parent.is_dir()):
         raise ValueError(f"{masks_dir} exists already, or its parent does not: choose a new folder for the masks.")
     check_fps(fps)
-    return read_info(video)
+    info = read_info(video)
+    sound = video if audio is None else audio
+    if not is_silence(sound):
+        next(read_sound(sound))
+    return info
 
 
 class Painter:

@@ -27,6 +27,7 @@ from PIL import Image
 from stepping_stones_hf.data import load_avsbench
 from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.metrics import semantic_results, semantic_statistics
+from stepping_stones_hf.training.checkpoints import lock_run
 
 from ..snippets import DOCS
 from .test_evaluate_stepping_stones import read_label_maps, read_masks, save_model
@@ -250,7 +251,7 @@ def test_a_killed_comparison_resumes_and_runs_each_system_once(data_dir, models,
         with pytest.raises(KeyboardInterrupt):
             run(data_dir, tmp_path / "out", "--systems", *systems)
     assert finished == ["one"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"systems"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"systems", ".lock"}
     measured, measure = [], script.measure
 
     def count_and_measure(args, system, *rest) -> None:
@@ -282,6 +283,26 @@ def test_a_finished_system_of_another_checkpoint_or_arguments_is_refused(data_di
         run(data_dir, tmp_path / "out", *arguments)
 
 
+@pytest.mark.parametrize("name", ["run.json", "semantics.npz"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut off"])
+def test_a_finished_system_that_was_damaged_since_is_refused(data_dir, comparison, systems, tmp_path, name, damage):
+    out = shutil.copytree(comparison, tmp_path / "out")
+    path = out / "systems" / "one" / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else 100])
+    with pytest.raises(ValueError, match=r"systems/one is incomplete or damaged \(.*\): remove that folder to"):
+        run(data_dir, out, "--systems", *systems)
+    assert (out / "table.md").read_text() == (comparison / "table.md").read_text()
+
+
+def test_two_comparisons_are_not_in_one_folder(data_dir, models, tmp_path):
+    with lock_run(tmp_path), pytest.raises(ValueError, match=f"Another process works in {tmp_path}"):
+        run(data_dir, tmp_path, "--systems", f"one={models / 'one_stage'}")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +313,8 @@ def test_a_finished_system_of_another_checkpoint_or_arguments_is_refused(data_di
         (["--systems", "a={empty}"], "empty is neither a checkpoint, .* nor a folder of masks"),
         (["--systems", "nowhere"], "--systems takes NAME=..., .* got 'nowhere'"),
         (["--systems", "a/b={one_stage}"], "--systems takes NAME=..., .* got 'a/b="),
+        (["--systems", "a|b={one_stage}"], r"--systems takes NAME=..., .* got 'a\|b="),
+        (["--systems", "b={masks}", "--label_size", "0"], "--label_size is 0, expected at least 1"),
         (["--systems", "a={one_stage}", "a={two_stages}"], "--systems has two systems of the name 'a'"),
         (["--systems", "a={stage_2}"], "stage_2 is stage 2 without localizer/, which --dataset avss takes"),
         (["--systems", "a={one_stage}", "--dataset", "s4"], "one_stage is one stage without localizer/, which"),

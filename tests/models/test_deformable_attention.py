@@ -63,6 +63,19 @@ def test_half_precision_is_summed_in_full_precision(dtype):
     assert_close(output, exact.to(dtype), atol=1e-3, rtol=1e-2)
 
 
+def test_double_precision_stays_double():
+    inputs = make_inputs([(6, 9), (3, 5)], dtype=torch.float64)
+    assert_close(gather_points(*inputs), multi_scale_deformable_attention(*inputs), atol=1e-13, rtol=1e-13)
+
+
+def test_another_default_device_does_not_matter():
+    inputs = make_inputs([(6, 9), (3, 5)])
+    expected = gather_points(*inputs)
+    with torch.device("meta"):
+        output = gather_points(*inputs)
+    assert_close(output, expected, atol=0, rtol=0)
+
+
 def test_what_is_not_finite_stays_in_its_query():
     value, shapes, locations, weights = make_inputs([(6, 9), (3, 5)])
     locations[0, 2, 1, 0, 0, 0] = torch.nan

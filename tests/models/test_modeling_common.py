@@ -545,6 +545,17 @@ def make_hearing_case(case: Case) -> tuple[PreTrainedModel, dict, dict]:
     return case.make_model(audio_config=VGGishConfig(**TINY_VGGISH)), inputs, targets
 
 
+def test_linear_layers_may_have_hooks_on_gradients(case):
+    # They refuse that what a layer gives is changed in place, which transformers' ResNet does after convolutions.
+    inputs = case.make_inputs()
+    targets = case.make_targets(inputs)
+    expected = get_gradients(copy.deepcopy(case.model), inputs, targets)
+    for module in case.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_full_backward_hook(lambda *_: None)
+    assert_same(get_gradients(case.model, inputs, targets), expected, **NEARLY)
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_gives_the_same_loss_and_gradients(case, use_reentrant):
     model, inputs, targets = make_hearing_case(case)

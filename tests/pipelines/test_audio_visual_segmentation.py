@@ -175,6 +175,10 @@ class TestLocalizer:
             localizer = AAVSForAudioVisualSegmentation.from_pretrained(name, **place)
             by_object = pipeline(TASK, model=str(root), localizer=localizer, device="cpu")
             assert by_object.localizer_processor.image_processor.size == SizeDict(**size)
+        # A processor that is there and cannot be read is not passed over.
+        (root / "localizer" / "processor_config.json").write_text('{"image_processor": ')
+        with pytest.raises(ValueError, match=f"The processor of the localizer in {root}/localizer cannot be loaded: "):
+            pipeline(TASK, model=str(root), localizer=localizer, device="cpu")
         # One that was never saved gets what the model gets.
         localizer.config.name_or_path = ""
         new = AAVSForAudioVisualSegmentation(localizer.config)
@@ -357,6 +361,11 @@ class TestBadInput:
             segment(clip, threshold=0.5)
         with pytest.raises(ValueError, match="batch_size is -1, expected"):
             segment(clip, batch_size=-1)
+        none = pipeline(
+            TASK, model=segment.model, processor=segment.processor, localizer=segment.localizer, batch_size=0
+        )
+        with pytest.raises(ValueError, match="batch_size is 0, expected"):
+            none(clip)
         with pytest.raises(ValueError, match="num_workers has to be 0"):
             segment(clip, num_workers=1)
         with pytest.raises(ValueError, match=r"got \['frame'\]"):

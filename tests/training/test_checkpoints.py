@@ -97,7 +97,7 @@ def test_a_folder_is_one_processes_until_that_ends_in_whatever_way(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], **pipes)
     try:
         assert other.stdout.readline() == "locked\n"
-        message = rf"Another process trains in {tmp_path}/run: wait"
+        message = rf"Another process works in {tmp_path}/run: wait"
         with pytest.raises(ValueError, match=message), lock_run(tmp_path / "run"):
             pass
     finally:
@@ -107,10 +107,11 @@ def test_a_folder_is_one_processes_until_that_ends_in_whatever_way(tmp_path):
         pass
 
 
-def test_a_run_with_damaged_arguments_is_no_run(tmp_path):
+@pytest.mark.parametrize("text", ['{"seed": ', "[]"])
+def test_a_run_with_damaged_arguments_is_no_run(tmp_path, text):
     (tmp_path / "stage_1" / "model").mkdir(parents=True)
-    (tmp_path / "run.json").write_text('{"seed": ')
-    with pytest.raises(ValueError, match=r"run\.json is damaged .*: choose another --output_dir"):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json is missing or damaged .*: choose another --output_dir"):
         begin_run(tmp_path, ARGUMENTS, resume=True)
 
 
@@ -165,7 +166,7 @@ def test_progress_that_is_damaged_is_named_with_the_way_out(accelerator, tmp_pat
         find_checkpoint(tmp_path / "stage_1")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut off"])
 def test_a_checkpoint_that_is_damaged_is_named_with_the_way_out(accelerator, tmp_path, name, damage):
     model = accelerator.prepare(torch.nn.Linear(64, 64))
@@ -179,6 +180,18 @@ def test_a_checkpoint_that_is_damaged_is_named_with_the_way_out(accelerator, tmp
         path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else 500])
     with pytest.raises(ValueError, match=rf"{checkpoint} is missing or damaged .*Without the folder {tmp_path}/stage"):
         load_checkpoint(accelerator, checkpoint)
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), torch.OutOfMemoryError("none left")])
+def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(accelerator, tmp_path, monkeypatch, error):
+    save(accelerator, accelerator.prepare(torch.nn.Linear(2, 2)), tmp_path, 1.0, epoch=1)
+
+    def run_out_of_memory(*_):
+        raise error
+
+    monkeypatch.setattr(accelerator, "load_state", run_out_of_memory)
+    with pytest.raises(type(error), match="^none left$"):
+        load_checkpoint(accelerator, find_checkpoint(tmp_path)[1])
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(accelerator, tmp_path, monkeypatch):

@@ -70,6 +70,19 @@ def test_what_is_kept_gives_the_same_results(make_scores, truths, tmp_path):
     assert all(loaded.scores.results()[name] == measured.scores.results()[name] for name in figures)
 
 
+@pytest.mark.parametrize("keep", [0, 100, -100])
+def test_what_is_kept_and_damaged_since_is_named(truths, tmp_path, keep):
+    path = tmp_path / "scores.npz"
+    save_measured(path, Measured(score(corrupt(truths, 0.3), truths)))
+    content = path.read_bytes()
+    path.write_bytes(content[:keep])
+    with pytest.raises(ValueError, match=f"{path} is damaged: "):
+        load_measured(path)
+    path.write_bytes(content[:150] + bytes(100) + content[250:])
+    with pytest.raises(ValueError, match=f"{path} is damaged: "):
+        load_measured(path)
+
+
 @pytest.mark.parametrize("task", ["semantics", "localization"])
 def test_intervals_of_differences_resample_the_same_videos_for_both(task, truths):
     make_scores = score if task == "semantics" else localize

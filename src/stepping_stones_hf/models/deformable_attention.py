@@ -50,10 +50,11 @@ def gather_points(
     Returns:
         `torch.Tensor` of shape `(batch_size, queries, num_heads * head_dim)`.
     """
+    device, dtype = value.device, torch.promote_types(value.dtype, torch.float32)  # half precision is summed in full
     batch_size, _, num_heads, head_dim = value.shape
     num_queries, (num_levels, num_points) = sampling_locations.shape[1], sampling_locations.shape[3:5]
     # Zeros around each map: one row and column before it, two after it.
-    feature_maps = value.float().flatten(2).split([height * width for height, width in spatial_shapes], dim=1)
+    feature_maps = value.to(dtype).flatten(2).split([height * width for height, width in spatial_shapes], dim=1)
     feature_maps = [
         nn.functional.pad(feature_map.unflatten(1, shape), (0, 0, 1, 2, 1, 2)).flatten(1, 2)
         for feature_map, shape in zip(feature_maps, spatial_shapes)
@@ -62,27 +63,30 @@ def gather_points(
     num_lookups = batch_size * num_queries * num_heads * num_levels * num_points * 4
     integer = torch.int32 if num_lookups < 2**31 else torch.int64
 
-    # Column and row of the pixel above and to the left of a point, and how far the point is from it.
-    sizes = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=torch.float32)[:, None]
-    places = torch.addcmul(torch.tensor(0.5), sampling_locations.float(), sizes)  # the first column of zeros is 0
-    places = places.clamp(torch.tensor(0.0), sizes + 1)
-    corner = places.floor()
-    right, below = (places - corner).unbind(-1)
-    corner = corner.nan_to_num_().to(integer)  # what comes out is NaN by `right` and `below`
+    # Column and row of the pixel above and to the left of a point, and how far the point is from it: in the steps of
+    # `grid_sample`, since what is rounded otherwise here moves the point.
+    sizes = [(width, height) for height, width in spatial_shapes]
+    sizes = torch.tensor(sizes, dtype=dtype, device=device)[:, None]
+    positions = (2 * sampling_locations.to(dtype)).sub_(1).add_(1).mul_(sizes / 2).sub_(0.5)
+    positions = positions.clamp_(sizes.new_tensor(-1.0), sizes)
+    corner = positions.floor()
+    right, below = (positions - corner).unbind(-1)
+    corner = corner.add_(1).nan_to_num_().to(integer)  # what comes out is NaN by `right` and `below`
 
     # Rows of the table.
-    num_pixels = torch.tensor([feature_map.shape[1] for feature_map in feature_maps])
-    strides = torch.tensor([(num_heads, (width + 3) * num_heads) for _, width in spatial_shapes], dtype=integer)
-    first = torch.arange(batch_size)[:, None, None] * num_pixels.sum() + num_pixels.cumsum(0) - num_pixels
-    first = (first * num_heads + torch.arange(num_heads)[:, None]).to(integer)[:, None, :, :, None]
+    num_pixels = torch.tensor([feature_map.shape[1] for feature_map in feature_maps], device=device)
+    strides = [(num_heads, (width + 3) * num_heads) for _, width in spatial_shapes]
+    strides = torch.tensor(strides, dtype=integer, device=device)
+    first = (
+        torch.arange(batch_size, device=device)[:, None, None] * num_pixels.sum() + num_pixels.cumsum(0) - num_pixels
+    )
+    first = (first * num_heads + torch.arange(num_heads, device=device)[:, None]).to(integer)[:, None, :, :, None]
     index = first.addcmul(corner[..., 0], strides[:, :1]).addcmul_(corner[..., 1], strides[:, 1:])
     corners = torch.stack([0 * strides[:, 0], *strides.unbind(1), strides.sum(1, dtype=integer)])  # (4, levels)
     index = index[:, :, :, None] + corners[..., None]  # (batch_size, queries, num_heads, 4, levels, points)
 
-    to_right = attention_weights.float() * right
-    to_left = attention_weights.float() - to_right
-    right_below, left_below = to_right * below, to_left * below
-    weights = torch.stack([to_left - left_below, to_right - right_below, left_below, right_below], dim=3)
+    left, above, weights = 1 - right, 1 - below, attention_weights.to(dtype)
+    weights = torch.stack([left * above, right * above, left * below, right * below], dim=3) * weights[:, :, :, None]
     output = nn.functional.embedding_bag(
         index.flatten(0, 2).flatten(1), table, per_sample_weights=weights.flatten(0, 2).flatten(1), mode="sum"
     )

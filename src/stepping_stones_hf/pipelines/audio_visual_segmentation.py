@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file
 
 from ..deprecation import rename_arguments
 from ..media import Source, check_sampling_rate, to_frame, to_mono
@@ -129,15 +129,22 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
     def _load_processor_of(self, localizer: PreTrainedModel) -> AudioVisualProcessor:
         """The one that lies where it was loaded from; that of the model, if there is none and they are of one kind."""
+        name, where = localizer.name_or_path, getattr(localizer, "hub_kwargs", {})
         try:
-            return AutoProcessor.from_pretrained(localizer.name_or_path, **getattr(localizer, "hub_kwargs", {}))
-        except (OSError, ValueError) as error:
-            if type(localizer) is type(self.model):
-                return self.processor
+            found = cached_file(name, PROCESSOR_NAME, **where)
+        except OSError:
+            found = None
+        if found is None and type(localizer) is type(self.model):
+            return self.processor
+        if found is None:
             raise ValueError(
-                f"The localizer, a {type(localizer).__name__}, has no processor in {localizer.name_or_path!r}: give"
-                " its folder or repository as localizer=..."
-            ) from error
+                f"The localizer, a {type(localizer).__name__}, has no processor in {name!r}: give its folder or"
+                " repository as localizer=..."
+            )
+        try:
+            return AutoProcessor.from_pretrained(name, **where)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The processor of the localizer in {name} cannot be loaded: {error}") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """
@@ -242,7 +249,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
             seconds = read_seconds(download(inputs), download(audio))
         if kwargs.pop("num_workers", None):
             raise ValueError("A video is read in order, by this process: num_workers has to be 0.")
-        batch_size = (self._batch_size or 1) if batch_size is None else batch_size
+        if batch_size is None:
+            batch_size = 1 if self._batch_size is None else self._batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected seconds from 1.")
         size = self.clip_length * math.ceil(batch_size / self.clip_length)

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import RNG_STATE_NAME, load
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -36,12 +37,17 @@ from ..files import begin_folder, complete_folder, partial_folder, write_text
 
 
 def find_changes(path: Path, arguments: dict) -> dict:
-    """The arguments that differ from those in a run.json, with their values there."""
+    """
+    The arguments that differ from those in a run.json, with their values there.
+
+    Raises:
+        `ValueError`: it is missing or damaged.
+    """
     try:
         before = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): choose another --output_dir.") from error
-    return {name: before.get(name) for name, value in arguments.items() if before.get(name) != value}
+        return {name: before.get(name) for name, value in arguments.items() if before.get(name) != value}
+    except (AttributeError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): choose another --output_dir.") from error
 
 
 @contextmanager
@@ -58,7 +64,7 @@ def lock_run(output_dir: str | os.PathLike) -> Iterator[None]:
             yield
     except Timeout as error:
         raise ValueError(
-            f"Another process trains in {output_dir}: wait until it has ended, or choose another --output_dir."
+            f"Another process works in {output_dir}: wait until it has ended, or choose another --output_dir."
         ) from error
 
 
@@ -144,14 +150,19 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
         `ValueError`: a file is missing or damaged.
     """
     try:
+        # Accelerate resumes without random states that it cannot read, and the run would no longer be the same.
+        load(checkpoint / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl")
         accelerator.load_state(checkpoint)
+    except (MemoryError, torch.OutOfMemoryError):  # which no file is to blame for
+        raise
     except Exception as error:  # of safetensors, torch, zip files or pickles, by what is damaged
         raise damaged(checkpoint, error) from error
 
 
 def damaged(path: Path, error: Exception) -> ValueError:
     stage = next(parent for parent in path.parents if parent.name == "checkpoints").parent
-    return ValueError(f"{path} is missing or damaged ({error}). Without the folder {stage} the stage starts again.")
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ValueError(f"{path} is missing or damaged ({reason}). Without the folder {stage} the stage starts again.")
 
 
 def save_checkpoint(accelerator: Accelerator, progress: Progress, folder: Path) -> None:

@@ -20,6 +20,8 @@ lacks.
 import copy
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -70,11 +72,20 @@ def save_measured(path: str | os.PathLike, measured: Measured) -> None:
 
 
 def load_measured(path: str | os.PathLike) -> Measured:
-    """Reads what [`save_measured`] has written."""
-    with np.load(path, allow_pickle=False) as file:
-        about = json.loads(file["about"].item())
-        counts = np.split(file["counts"], file["sizes"].cumsum()[:-1])
-        frames = zip(file["checksums"].tolist(), (frame.tobytes() for frame in counts))
+    """
+    Reads what [`save_measured`] has written.
+
+    Raises:
+        `FileNotFoundError`: there is no such file.
+        `ValueError`: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(file["about"].item())
+            counts = np.split(file["counts"], file["sizes"].cumsum()[:-1])
+            frames = zip(file["checksums"].tolist(), (frame.tobytes() for frame in counts))
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
     options = {} if about["score_rule"] is None else {"score_rule": about["score_rule"]}
     scores = FrameScores(about["num_classes"], **options)
     scores.extend(zip(map(tuple, about["frames"]), frames))

@@ -170,7 +170,7 @@ class AAVSAdapter(nn.Module):
         self.up_proj = nn.Linear(hidden_size // reduction, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.up_proj(nn.functional.relu_(self.down_proj(hidden_states)))
+        return self.up_proj(nn.functional.relu(self.down_proj(hidden_states)))
 
 
 class AAVSAdapterMixin:
@@ -276,7 +276,7 @@ class AAVSPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderE
         dropout = partial(nn.functional.dropout, p=self.dropout, training=self.training)
         attended = self.self_attn(hidden_states, position_embeddings, reference_points, spatial_shapes)
         hidden_states = self.self_attn_layer_norm(hidden_states + dropout(attended))
-        update = dropout(nn.functional.relu_(self.fc1(hidden_states)), p=self.activation_dropout)
+        update = dropout(nn.functional.relu(self.fc1(hidden_states)), p=self.activation_dropout)
         return self.final_layer_norm(hidden_states + dropout(self.fc2(update)))
 
 

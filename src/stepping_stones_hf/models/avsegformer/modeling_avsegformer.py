@@ -39,9 +39,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 # Modules of other models, where upstream would write them out again.
 from transformers.models.detr.modeling_detr import DetrCrossAttention, DetrSelfAttention
-from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerSinePositionEmbedding,
-)
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
