@@ -440,13 +440,14 @@ def draw_sounds(run: Evaluation) -> Image.Image:
     The first clip of each subset that was heard with all sounds, and in it the frame where most classes sound: a row
     for each method.
     """
-    heard, rows = run.sounds["offscreen"].clips, []
-    subsets, video_ids = heard["subset"], heard["video_id"]
-    for subset in dict.fromkeys(subsets):
-        video_id = min(name for name, other in zip(video_ids, subsets) if other == subset)
-        clips = {
-            sound: of_sound.rows[of_sound.clips["video_id"].index(video_id)] for sound, of_sound in run.sounds.items()
-        }
+    places = {}
+    for sound in SOUNDS:
+        clips = run.sounds[sound].clips
+        places[sound] = {name: index for index, name in enumerate(zip(clips["subset"], clips["video_id"]))}
+    first_of_subset = {subset: (subset, video_id) for subset, video_id in sorted(places["offscreen"], reverse=True)}
+    rows = []
+    for name in sorted(first_of_subset.values()):
+        clips = {sound: run.sounds[sound].rows[places[sound][name]] for sound in SOUNDS}
         truths = run.label_collator([clips["own"]])["label_maps"].numpy()
         index = choose_frames(truths)[0]
         frame = as_image(clips["own"]["frames"][clips["own"]["mask_frame_indices"][index]])
@@ -469,7 +470,7 @@ def write_results(run: Evaluation) -> None:
         write_csv(list_donors(run), run.output_dir / "offscreen.csv")
     if results["robustness"]:
         write_csv(list_robustness(results["robustness"]), run.output_dir / "robustness.csv")
-    if results["robustness"] and run.args.model is not None:
+    if results["robustness"] and (run.localizer is not None or ONE_STAGE in run.scores):
         with write_whole(run.output_dir / "robustness.png") as (partial_file,):
             draw_sounds(run).save(partial_file)
     tables = make_evaluation_tables(results)

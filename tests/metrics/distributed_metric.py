@@ -20,6 +20,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from stepping_stones_hf.metrics import AvssMiou
+from stepping_stones_hf.metrics.avss_miou.avss_miou import SOUNDS
 
 
 CLIPS, FRAMES = 7, 5
@@ -67,12 +68,17 @@ def all_on_the_first(process: int, num_processes: int) -> list[dict]:
     return whole_clips(0, 1) if process == 0 else []
 
 
+def all_sounds(process: int, num_processes: int) -> list[dict]:
+    """Every clip is heard with every sound."""
+    return [clip | {"sound": sound} for sound in SOUNDS for clip in whole_clips(process, num_processes)]
+
+
 def evaluate_all(process: int, num_processes: int, cache_dir: str, wait=lambda: None) -> dict[str, dict | None]:
     results = {}
     for config_name, options in (("semantic", {"num_classes": 6}), ("binary", {})):
         predictions, references = make_data(config_name)
         metric = AvssMiou(config_name, num_process=num_processes, process_id=process, cache_dir=cache_dir, **options)
-        for deal in (split_clips, whole_clips, batches_of_clips, all_on_the_first):
+        for deal in (split_clips, whole_clips, batches_of_clips, all_on_the_first, all_sounds):
             for names in deal(process, num_processes):
                 frames = names.pop("frames")
                 metric.add_batch(predictions=predictions[frames], references=references[frames], **names)

@@ -47,6 +47,8 @@ def test_two_processes_give_bit_for_bit_what_one_gives(tmp_path):
         assert repeated[f"{config_name}, whole_clips"] == (0, 5)
         assert repeated[f"{config_name}, batches_of_clips"] == (0, 5)
         assert repeated[f"{config_name}, all_on_the_first"] == (0, 0)
+        assert repeated[f"{config_name}, all_sounds"] == (0, 20)
+        assert one[f"{config_name}, all_sounds"].pop("robustness")["num_videos"] == 7
         # However the frames came, they are the same ones.
         assert len({json.dumps(one[name]) for name in one if name.startswith(config_name)}) == 1
 

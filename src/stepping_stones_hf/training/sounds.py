@@ -125,8 +125,8 @@ def draw_donors(
         others = [
             other
             for other, of_other in enumerate(classes)
-            if can_give[other]
-            and subsets[other] == subset
+            if subsets[other] == subset
+            and can_give[other]
             and of_other.isdisjoint(classes[clip] | (visible[clip] if visible is not None else set()))
         ]
         apart = [other for other in others if super_classes[other].isdisjoint(super_classes[clip])]
