@@ -298,10 +298,9 @@ def semantic_results(
     Returns:
         `dict`: floats, counts, and lists with an entry for each class.
     """
-    counts = np.concatenate([frame[1:].reshape(-1, 6) for frame in statistics])
-    frame_of_count = np.repeat(np.arange(len(statistics)), [frame.size // 6 for frame in statistics])
+    frame_of_count, counts = _class_counts(statistics)
     video_of_count = videos[frame_of_count]
-    classes, overlap, labeled, predicted, predicted_on_255, predicted_beyond = counts.T
+    classes, overlap, labeled, predicted, predicted_on_255, predicted_beyond = counts
 
     # AVSBench: every pixel that is not ignored counts as a prediction, also where its label is none of the classes.
     area = predicted + predicted_on_255 + predicted_beyond
@@ -350,6 +349,12 @@ def semantic_results(
 
         results |= _bootstrap(resampled_scores, padding.size, confidence, resamples)
     return results
+
+
+def _class_counts(statistics: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of the frame, and the six numbers of each class in it, `(6, classes in frames)`."""
+    counts = np.concatenate([frame[1:].reshape(-1, 6) for frame in statistics])
+    return np.repeat(np.arange(len(statistics)), [frame.size // 6 for frame in statistics]), counts.T
 
 
 def _semantic_class_scores(totals: np.ndarray) -> dict[str, np.ndarray]:
@@ -700,12 +705,11 @@ def robustness_results(
         gaps["gap"][sound] = corrected[sound]["miou_sounding"]
         resampled["gap"][sound] = _resample(lambda drawn, sums=sums: _ratio(*sums[:, drawn].sum(axis=1)), len(lengths))
         if is_semantic:
-            results = frames.results(resamples=True)
+            results = frames.results(pad_to=pad_to)  # which changes nothing but the background
             names = ("miou_no_background", "fscore_no_background")
             corrected[sound] |= {name: results[name] for name in names}
             gaps[other_gap][sound] = results["miou_no_background"]
-            resampled[other_gap][sound] = results["resamples"]["miou_no_background"]
-            results = frames.results(pad_to=pad_to)
+            resampled[other_gap][sound] = _resample_classes(frames)
             # A padded frame has no mark.
             fpr = shares.sum() / (lengths.sum() if pad_to is None else np.maximum(lengths, pad_to).sum())
         else:
@@ -767,6 +771,24 @@ def _binary_areas(counts: FrameCounts) -> np.ndarray:
         missed = (predicted - overlap)[classes == 0].sum()
         areas.append([marks.sum(), area, marks[classes > 0].sum(), area - missed])
     return np.array(areas).T
+
+
+def _resample_classes(counts: FrameCounts) -> list[float]:
+    """The mean IoU of the classes but the background in each resample of the videos."""
+    statistics, videos = counts.ordered()
+    frames, (classes, overlap, labeled, *predicted) = _class_counts(statistics)
+    num_videos, num_classes = videos.max() + 1, counts.options["num_classes"]
+    iou = overlap / (labeled + sum(predicted) - overlap)
+    bins, size = videos[frames] * num_classes + classes, num_videos * num_classes
+    sums = np.stack([np.bincount(bins, weights, minlength=size) for weights in (iou, None)])
+    sums = sums.reshape(2, num_videos, num_classes)[:, :, 1:]
+    overall = _ratio(*sums.sum(axis=1), otherwise=0.0)
+
+    def score(drawn: np.ndarray) -> float:
+        of_class = _ratio(*(np.bincount(drawn, minlength=num_videos) @ sums))
+        return float(np.where(np.isnan(of_class), overall, of_class).mean())  # as in _fill
+
+    return _resample(score, num_videos)
 
 
 def _gap(scores: Mapping[str, float | np.ndarray]) -> float | np.ndarray:
