@@ -18,6 +18,7 @@ from PIL import Image
 from stepping_stones_hf import media, video
 from stepping_stones_hf.data.labels import index_to_color
 from stepping_stones_hf.data.media import read_binary_mask, read_semantic_mask
+from stepping_stones_hf.models.loss_mask_classification import MaskClassificationLoss
 from stepping_stones_hf.training import localizer
 
 from ..test_media import encode_image, random_pixels
@@ -74,3 +75,6 @@ def test_what_has_moved_is_found_with_a_warning_that_says_where():
     with pytest.warns(DeprecationWarning, match=r"first_stage is now stepping_stones_hf\.training\.localizer"):
         from stepping_stones_hf.training.first_stage import predict_masks
     assert predict_masks is localizer.predict_masks
+    with pytest.warns(DeprecationWarning, match=r"is now .*loss_mask_classification\.MaskClassificationLoss"):
+        from stepping_stones_hf.models.aavs.loss_aavs import AAVSLoss
+    assert AAVSLoss is MaskClassificationLoss
