@@ -26,7 +26,6 @@ import torch  # noqa: E402
 
 FIXTURES_DIR = Path(__file__).parent / "fixtures"
 SHARED_DIR = Path(__file__).parents[2] / "shared"
-NUM_THREADS = torch.get_num_threads()
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +34,10 @@ def same_settings():
     Scripts, which tests and what they share run in their own process, set what is the process's: the number of
     threads, by which products are rounded, and whether `datasets` shows progress bars.
     """
-    torch.set_num_threads(NUM_THREADS)
     datasets.enable_progress_bars()
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
