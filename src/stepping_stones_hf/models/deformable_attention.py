@@ -125,7 +125,8 @@ class MultiScaleDeformableAttention(nn.Module):
     ) -> torch.Tensor:
         inputs = (value, value_spatial_shapes_list, sampling_locations, attention_weights)
         # The gradients of a lookup are slower than those of `grid_sample`, and compilers do better with the latter.
-        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (value, *inputs[2:]))
+        # Gradient checkpointing with reentry has no gradients at first, but has to be rounded as it is later.
+        learns = self.training or torch.is_grad_enabled() and any(item.requires_grad for item in (value, *inputs[2:]))
         if value.device.type == "cpu" and not learns and not torch.compiler.is_compiling():
             return gather_points(*inputs)
         return multi_scale_deformable_attention(*inputs)
