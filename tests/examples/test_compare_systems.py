@@ -19,13 +19,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from stepping_stones_hf.data import load_avsbench
-from stepping_stones_hf.data.mini import make_mini_avsbench
 from stepping_stones_hf.metrics import semantic_results, semantic_statistics
 from stepping_stones_hf.training.checkpoints import lock_run
 
@@ -40,20 +38,7 @@ import evaluate_stepping_stones as evaluation_script  # noqa: E402
 
 
 FIGURES = ("miou", "fscore", "miou_star", "fscore_star")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_cpu(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    clips = {"v1s": (0, 0, 3), "v1m": (0, 0, 2), "v2": (0, 0, 1)}
-    return make_mini_avsbench(tmp_path_factory.mktemp("data") / "mini", image_size=64, clips=clips)
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 @pytest.fixture(scope="module")

@@ -64,20 +64,7 @@ import evaluate_stepping_stones as script  # noqa: E402
 
 SIZE = {"height": 64, "width": 64}
 STAGE_2 = "stage 2, masks of stage 1"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_cpu(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    clips = {"v1s": (0, 0, 3), "v1m": (0, 0, 2), "v2": (0, 0, 1)}
-    return make_mini_avsbench(tmp_path_factory.mktemp("data") / "mini", image_size=64, clips=clips)
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 def save_model(folder: Path, seed: int, **values) -> None:

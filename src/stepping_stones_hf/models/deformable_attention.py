@@ -150,7 +150,7 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         Args:
             hidden_states (`torch.Tensor` of shape `(batch_size, pixels, embed_dim)`):
                 Feature maps, one after the other.
-            position_embeddings (`torch.Tensor` of shape `(1, pixels, embed_dim)`):
+            position_embeddings (`torch.Tensor` of shape `(batch_size, pixels, embed_dim)`, or `(1, ...)` for all):
                 Those of the pixels, added to what chooses points.
             reference_points (`torch.Tensor` of shape `(1, pixels, levels, 2)`):
                 x and y of the pixels, 0 to 1, in each map.

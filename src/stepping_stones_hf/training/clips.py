@@ -117,11 +117,14 @@ class WithSounds(View):
         return {**self.clips[index], "audio": self.others[index]["audio"]}
 
 
+def get_loudness(waveform: np.ndarray, sampling_rate: int, seconds: int) -> float:
+    """The root mean square of a sound `(channels, samples)`, its channels averaged, over its first seconds."""
+    return float(np.sqrt(np.mean(waveform.mean(axis=0)[: seconds * sampling_rate] ** 2)))
+
+
 def measure_loudness(clip: dict) -> float:
-    """The root mean square of a clip's sound, its channels averaged, over the seconds of its frames."""
-    waveform, sampling_rate = read_audio(get_source(clip["audio"]))
-    samples = waveform.mean(axis=0)[: clip["num_frames"] * sampling_rate]
-    return float(np.sqrt(np.mean(samples**2)))
+    """[`get_loudness`] of a clip's sound over the seconds of its frames."""
+    return get_loudness(*read_audio(get_source(clip["audio"])), clip["num_frames"])
 
 
 def encode_sound(waveform: np.ndarray, sampling_rate: int) -> dict:
@@ -137,7 +140,8 @@ class WithOffscreenSounds(WithSounds):
     def __getitem__(self, index: int) -> dict:
         clip, other = self.clips[index], self.others[index]
         waveform, sampling_rate = read_audio(get_source(other["audio"]))
-        gain = max(measure_loudness(clip), MIN_LOUDNESS) / measure_loudness(other)
+        loudness = get_loudness(waveform, sampling_rate, other["num_frames"])
+        gain = max(measure_loudness(clip), MIN_LOUDNESS) / loudness
         # A click in a sound that is all but silent would become so loud that it is not taken for a sound.
         gain = min(gain, MAX_PEAK / np.abs(waveform).max())
         return {**clip, "audio": encode_sound(gain * waveform.T, sampling_rate)}

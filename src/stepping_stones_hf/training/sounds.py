@@ -111,10 +111,10 @@ def draw_donors(
     Raises:
         `KeyError`: a class is none of AVSBench's.
     """
-    can_give = [
-        bool(of_clip) and (loudness is None or loudness[index] >= MIN_DONOR_LOUDNESS)
-        for index, of_clip in enumerate(classes)
-    ]
+    givers = {subset: [] for subset in subsets}
+    for index, (subset, of_clip) in enumerate(zip(subsets, classes, strict=True)):
+        if of_clip and (loudness is None or loudness[index] >= MIN_DONOR_LOUDNESS):
+            givers[subset].append(index)
     super_classes = [find_super_classes(of_clip) for of_clip in classes]
     donors = {}
     for clip, subset in enumerate(subsets):
@@ -122,13 +122,8 @@ def draw_donors(
             continue
         rule = AVOIDED if subset == "v1s" else AVOIDED_AMONG_SEVERAL
         avoided = set().union(*(rule[super_class] for super_class in super_classes[clip]))
-        others = [
-            other
-            for other, of_other in enumerate(classes)
-            if subsets[other] == subset
-            and can_give[other]
-            and of_other.isdisjoint(classes[clip] | (visible[clip] if visible is not None else set()))
-        ]
+        not_heard = classes[clip] if visible is None else classes[clip] | visible[clip]
+        others = [other for other in givers[subset] if classes[other].isdisjoint(not_heard)]
         apart = [other for other in others if super_classes[other].isdisjoint(super_classes[clip])]
         far_apart = [other for other in apart if super_classes[other].isdisjoint(avoided)]
         for level, candidates in enumerate((far_apart, apart, others)):

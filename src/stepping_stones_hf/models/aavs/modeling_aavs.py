@@ -269,7 +269,7 @@ class AAVSPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderE
     def forward(
         self,
         hidden_states: torch.Tensor,  # (frames, pixels, feature_size), one map after the other
-        position_embeddings: torch.Tensor,  # (1, pixels, feature_size)
+        position_embeddings: torch.Tensor,  # (frames, pixels, feature_size)
         reference_points: torch.Tensor,  # (1, pixels, levels, 2)
         spatial_shapes: list[tuple[int, int]],
     ) -> torch.Tensor:
