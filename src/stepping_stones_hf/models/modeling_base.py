@@ -26,6 +26,8 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .linear import speed_up_linear_layers
+
 
 # How a model was looked for: its localizer lives in the same repository.
 HUB_KWARGS = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
@@ -90,10 +92,24 @@ class AudioVisualPreTrainedMixin(CheckpointingMixin):
         # which are the ones that `_init_weights` is written for (here and in Mask2Former).
         return False
 
+    def post_init(self) -> None:
+        super().post_init()
+        speed_up_linear_layers(self)
+
 
 def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
     return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
+
+
+def is_cpu_inference(module: nn.Module, *tensors: torch.Tensor) -> bool:
+    """
+    Whether a module only computes, on the CPU and without a compiler: then there may be a faster way to the same.
+    Gradient checkpointing with reentry has no gradients at first, but has to be rounded as it is later: a module that
+    is in training mode learns.
+    """
+    learns = module.training or torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return tensors[0].device.type == "cpu" and not learns and not torch.compiler.is_compiling()
 
 
 def init_as_torch(module: nn.Module) -> None:
@@ -327,6 +343,7 @@ __all__ = [
     "CheckpointingMixin",
     "check_frame_size",
     "init_as_torch",
+    "is_cpu_inference",
     "is_localizer",
     "resize_prompt",
 ]
