@@ -746,8 +746,8 @@ def make_mini_avsbench(
 
     The set is built in a hidden folder beside `root` and renamed when it is complete. A `root` that already holds the
     set made with the same arguments is left as it is. A clip depends on nothing but the seed, the subset, the split,
-    its own place in the split, the frame size, the number of classes and the statistics: a larger set begins with the clips of a
-    smaller one, and the same arguments give the same files.
+    its own place in the split, the frame size, the number of classes and the statistics: a larger set begins with the
+    clips of a smaller one, and the same arguments give the same files.
 
     Frames of v1s and v1m are square and those of v2 a third wider, sounds have one channel of 16 kHz. What sounds in
     second t sounds within it, and has died away 0.37 s before the second after which it stops: patches that begin

@@ -168,8 +168,8 @@ def read_record(clips: datasets.Dataset, column: str) -> list[set[str]] | None:
 
 def find_donors(clips: datasets.Dataset, seed: int) -> dict[int, Donor]:
     """
-    [`draw_donors`] for the clips of a dataset. Where it has records of what is to be seen and of what sounds unseen, as
-    mini-AVSBench with the statistics of AVSBench, nothing that is to be seen sounds in a donor.
+    [`draw_donors`] for the clips of a dataset. Where it records what is to be seen and what sounds unseen, as
+    mini-AVSBench with the statistics of AVSBench does, nothing that is to be seen sounds in a donor.
 
     Raises:
         `ValueError`: as [`read_class_names`], or no clip has a donor.
