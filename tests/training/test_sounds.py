@@ -114,18 +114,19 @@ def test_nothing_that_is_to_be_seen_sounds_in_a_donor(tmp_path):
     counts = {"v1s": (0, 0, 30), "v1m": (0, 0, 30)}
     root = make_mini_avsbench(tmp_path / "mini", image_size=32, clips=counts, statistics="avsbench")
     clips = load_avsbench("avss", root, "test", cache_dir=str(tmp_path / "cache"))
-    names = {name: [{CLASS_NAMES[index] for index in of} for of in clips[name]] for name in ("categories", "visible")}
-    heard = [
-        set(seen) | {CLASS_NAMES[i] for i in unseen} for seen, unseen in zip(names["categories"], clips["off_screen"])
-    ]
+    record = {
+        name: [{CLASS_NAMES[index] for index in of_clip} for of_clip in clips[name]]
+        for name in ("categories", "visible", "off_screen")
+    }
+    heard = [seen | unseen for seen, unseen in zip(record["categories"], record["off_screen"])]
     donors = {seed: find_donors(clips, seed) for seed in range(4)}
     for found in donors.values():
         assert len(found) > 50
-        assert all(heard[donor.index].isdisjoint(names["visible"][clip]) for clip, donor in found.items())
+        assert all(heard[donor.index].isdisjoint(record["visible"][clip]) for clip, donor in found.items())
     # Without the record some would: bystanders sound elsewhere.
     blind = [find_donors(clips.remove_columns(["visible", "off_screen"]), seed) for seed in donors]
     assert any(
-        not heard[donor.index].isdisjoint(names["visible"][clip]) for found in blind for clip, donor in found.items()
+        not heard[donor.index].isdisjoint(record["visible"][clip]) for found in blind for clip, donor in found.items()
     )
 
 
