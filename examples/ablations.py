@@ -29,7 +29,7 @@ And AAVS and EASE in one stage and in two, each also with the other one as its l
     python examples/ablations.py ease --output_dir runs/ease --jobs 2
 
 `--statistics avsbench` does each of them on a mini-AVSBench like the real set, and `--robust` plays other sounds to
-what was trained, by the protocol of AVSBench-Robust. The parts in the paper's regime, from pretrained and frozen parts:
+what was trained, by the protocol of AVSBench-Robust. The parts in the paper's regime, pretrained and frozen:
 
     python examples/pretrain_mini.py
     python examples/ablations.py --config examples/configs/mini_pretrained.yaml --statistics avsbench --robust \

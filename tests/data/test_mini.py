@@ -330,7 +330,7 @@ def test_each_class_may_sound_like_another_one_of_its_family():
 
 
 def test_the_record_names_what_is_drawn_and_masks_hold_what_sounds_of_it(like_avsbench):
-    rows, silent_but_heard = read_rows(like_avsbench), 0
+    rows = read_rows(like_avsbench)
     assert list(rows[0])[-2:] == ["visible", "off_screen"]
     for row in rows:
         visible, off_screen = (set(row[name].split("_")) - {""} for name in ("visible", "off_screen"))
@@ -343,11 +343,24 @@ def test_the_record_names_what_is_drawn_and_masks_hold_what_sounds_of_it(like_av
             loudness = np.sqrt(np.mean(sound[i * rate : int((i + 0.6) * rate)] ** 2))
             if labels.any():
                 assert loudness > 0.006
-            elif loudness > 0.006:
-                assert off_screen
-                silent_but_heard += 1
+            else:
+                assert loudness < 0.006 or off_screen
     assert {len(row["visible"].split("_")) for row in rows if row["label"] == "v1s"} == {1, 2}
-    assert silent_but_heard > 0
+
+
+def test_what_is_off_screen_is_heard_where_no_mask_says_so():
+    scenes = [scene for scene in sample_scenes("v1m", 1000) if scene[1]]
+    alone = [
+        (actors, source, source.active & ~np.any([actor.active for actor in actors], axis=0))
+        for actors, (source,) in scenes
+    ]
+    actors, source, seconds = next(scene for scene in alone if scene[2].any())
+    assert source.name not in {actor.name for actor in actors}
+    second = np.flatnonzero(seconds)[0]
+    for off_screen, is_heard in (([], False), ([source], True)):
+        sound = mini._soundtrack([*actors, *off_screen], 5, np.random.default_rng(0))
+        loudness = np.sqrt(np.mean(sound[second * 16_000 : int((second + 0.6) * 16_000)] ** 2))
+        assert (loudness > 0.006) == is_heard
 
 
 def test_the_record_is_in_the_dataset_of_such_a_set_alone(like_avsbench, root, tmp_path):

@@ -338,7 +338,7 @@ def load_avsbench(
           `ms3` of 0 and 1. A training clip of S4 has a mask for its first frame only;
         - **semantic_masks** -- `s4` and `ms3` of AVSBench-semantic: the class indices;
         - **color_masks** -- AVSBench-semantic: the masks in the published colors;
-        - **visible**, **off_screen** -- mini-AVSBench with the statistics of AVSBench: the classes that are to be seen,
+        - **visible**, **off_screen** -- mini-AVSBench with the statistics of AVSBench: classes that are to be seen,
           whether they sound or not, and those that sound without being seen;
         - **stage1_masks** -- with `stage1_masks_dir`: for each frame an image from 0 to 255, `None` for clips of which
           it has no folder;
