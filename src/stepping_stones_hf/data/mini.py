@@ -663,6 +663,57 @@ def _sample_avsbench_scene(subset, num_classes, width, height, rng) -> tuple[lis
     return actors, [Source(other, _draw_timbre(other, rng), heard[stretches])]
 
 
+# What is known of pictures and of sounds apart ---------------------------------------------------------------------
+
+
+def draw_scene(seed: int, index: int, image_size: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """
+    A picture, and what is to be seen in it: what a set of annotated pictures such as ADE20K has, and nothing of sound.
+    It has one to four objects of different classes, all classes alike, and half of them show the sign of sounding.
+
+    Args:
+        seed (`int`), index (`int`):
+            What the picture follows from.
+        image_size (`int`, *optional*, defaults to 96):
+            Its height in pixels. Half of the pictures are square, the others a third wider.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: the picture, uint8 `(height, width, 3)`, and the class of each pixel, uint8
+        `(height, width)`, an index of [`~data.labels.CLASS_NAMES`].
+    """
+    rng = _generator(seed, index, 3)
+    width, height = (image_size, image_size) if rng.random() < 0.5 else (image_size * 4 // 3, image_size)
+    names = [list(LOOKS)[i] for i in rng.permutation(len(LOOKS))[: rng.integers(1, 5)]]
+    silent, signs = np.zeros((1, len(names)), dtype=bool), rng.random((1, len(names))) < 0.5
+    actors = _make_actors(names, [TIMBRES[name] for name in names], silent, signs, width, height, rng)
+    frame, owner = _background(rng, width, height), np.zeros((height, width), dtype=np.uint8)
+    for number, actor in enumerate(actors, start=1):
+        _draw_actor(frame, owner, actor, number, rng.uniform(-0.5, 0.5), actor.signs[0])
+    frame = np.clip(frame * rng.uniform(0.93, 1.07), 0, 255).astype(np.uint8)
+    return frame, np.array([0, *(CLASS_NAMES.index(actor.name) for actor in actors)], dtype=np.uint8)[owner]
+
+
+def draw_sound(seed: int, index: int, seconds: int = 5) -> tuple[np.ndarray, int]:
+    """
+    The sound of one source, and its class: what a set of annotated sounds such as AudioSet has, and nothing of looks.
+    All classes are alike, their timbres as with the statistics of AVSBench.
+
+    Args:
+        seed (`int`), index (`int`):
+            What the sound follows from.
+        seconds (`int`, *optional*, defaults to 5):
+            Its length.
+
+    Returns:
+        `tuple[np.ndarray, int]`: the sound, float `(samples,)` at 16 kHz, and its class, an index of
+        [`~data.labels.CLASS_NAMES`].
+    """
+    rng = _generator(seed, index, 4)
+    name = list(LOOKS)[rng.integers(len(LOOKS))]
+    source = Source(name, _draw_timbre(name, rng), np.ones(seconds, dtype=bool))
+    return _soundtrack([source], seconds, rng), CLASS_NAMES.index(name)
+
+
 # Files -------------------------------------------------------------------------------------------------------------
 
 
@@ -822,4 +873,13 @@ def find_mini_avsbench(folder: str | os.PathLike, statistics: Literal["independe
     return root
 
 
-__all__ = ["AVSBENCH_CLIPS", "DEFAULT_CLIPS", "LOOKS", "TIMBRES", "find_mini_avsbench", "make_mini_avsbench"]
+__all__ = [
+    "AVSBENCH_CLIPS",
+    "DEFAULT_CLIPS",
+    "LOOKS",
+    "TIMBRES",
+    "draw_scene",
+    "draw_sound",
+    "find_mini_avsbench",
+    "make_mini_avsbench",
+]
