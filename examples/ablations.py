@@ -52,7 +52,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -279,7 +279,7 @@ def call(script: str, arguments: list[str], log: Path) -> None:
         process.returncode = os.waitstatus_to_exitcode(status)
     cost = log.with_name("cpu_seconds.json")
     seconds = json.loads(cost.read_text()) if cost.exists() else 0.0
-    write_text(cost, json.dumps(round(seconds + usage.ru_utime + usage.ru_stime, 1)))
+    write_text(cost, json.dumps(round(seconds + usage.ru_utime + usage.ru_stime, 2)))
     if process.returncode != 0:
         last_line = log.read_text().rstrip().rpartition("\n")[2]
         raise RuntimeError(f"{script} failed, see {log}: {last_line}")
@@ -501,10 +501,14 @@ def draw_figure(experiments: dict[str, Experiment]) -> Image.Image:
     return draw_grid(("frame", "truth", *titles), rows)
 
 
-def run_experiment(experiment: Experiment) -> list[dict]:
-    """Trains and evaluates what is missing; returns a row for each seed, run and prompt."""
+def check_all(experiment: Experiment) -> None:
     for seed, name in product(experiment.seeds, experiment.all_runs):
         check_finished(experiment, seed, name)
+
+
+def run_experiment(experiment: Experiment) -> list[dict]:
+    """Trains and evaluates what is missing; returns a row for each seed, run and prompt."""
+    check_all(experiment)
     run_all(experiment)
     return read_results(experiment)
 
@@ -560,29 +564,31 @@ def run_table_2(args: Namespace) -> tuple[list[dict], str]:
 def run_ease(args: Namespace) -> tuple[list[dict], str]:
     """Rows and table of AAVS and EASE, each in one stage and with the masks of either."""
 
-    def make_experiment(system: str, stage_2_runs: Sequence[str], evaluations: dict[str, Evaluation]) -> Experiment:
-        return Experiment(
+    experiments = {}
+    for system, other in zip(EASE_SYSTEMS, reversed(EASE_SYSTEMS)):
+        prompts = {f"masks of {other}": "stage1"}
+        crossed = Evaluation(prompts, localizer="stage_1", output_dir=args.output_dir / other.lower())
+        experiments[system] = Experiment(
             EXAMPLES / "configs" / SYSTEMS[system],
             args.data_dir,
             args.output_dir / system.lower(),
             args.seeds,
             args.jobs,
             stage_1_runs={"stage_1": []},
-            stage_2_runs={name: STAGE_2_RUNS[name] for name in stage_2_runs},
-            evaluations=evaluations,
+            stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
+            evaluations={f"masks_of_{other.lower()}": crossed},
             robust=args.robust,
         )
-
+    for experiment in experiments.values():
+        check_all(experiment)
+    for experiment in experiments.values():
+        run_all(replace(experiment, stage_2_runs={}))  # the localizers: each prompts both systems
     by_system = {}
-    for system in EASE_SYSTEMS:
-        run_experiment(make_experiment(system, [], {}))  # the other one's localizer
-    for system, other in zip(EASE_SYSTEMS, reversed(EASE_SYSTEMS)):
-        prompts = {f"masks of {other}": "stage1"}
-        crossed = Evaluation(prompts, localizer="stage_1", output_dir=args.output_dir / other.lower())
-        experiment = make_experiment(system, ("full", "one_stage"), {f"masks_of_{other.lower()}": crossed})
+    for system, experiment in experiments.items():
+        run_all(experiment)
         by_system[system] = [
             row | {"prompt": f"masks of {system}" if row["prompt"] == ACTUAL else row["prompt"]}
-            for row in run_experiment(experiment)
+            for row in read_results(experiment)
         ]
     rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
     return rows, make_ease_table(by_system, args.seeds)
