@@ -410,8 +410,8 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
         if values(*better) is not None and values(*worse) is not None
     ]
     tables = [
-        format_table(["foreground IoU of stage 1", *subsets], localizers),
-        format_table(["AVSS, mIoU of seen classes", *PROMPTS], models),
+        format_table(["foreground IoU of stage 1", *subsets], [row for row in localizers if any(row[1:])]),
+        format_table(["AVSS, mIoU of seen classes", *PROMPTS], [row for row in models if any(row[1:])]),
         format_table(["gain, paired by seed", ""], gains),
     ]
     heard = [row for row in rows if "gap" in row]
