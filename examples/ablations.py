@@ -59,6 +59,7 @@ from pathlib import Path
 
 import numpy as np
 from evaluate_stepping_stones import ONE_STAGE as ONE_STAGE_METHOD
+from evaluate_stepping_stones import STAGE_1 as LOCALIZER_METHOD
 from evaluate_stepping_stones import STAGE_2 as STAGE_2_METHODS
 from PIL import Image
 from scipy.stats import t as student_t
@@ -348,9 +349,9 @@ def read_results(experiment: Experiment) -> list[dict]:
                     figures |= {
                         column: evaluated[STAGE_2_METHODS[prompt]] for column, prompt in evaluation.prompts.items()
                     }
-            heard = {}
-            if experiment.robust and name in experiment.stage_2_runs:
-                heard = read_robustness(folder / "robustness" / "results.json")
+            heard, listener = {}, "full" if name == "stage_1" else name
+            if experiment.robust and listener in experiment.stage_2_runs:
+                heard = read_robustness(folder.with_name(listener) / "robustness" / "results.json")
             cost = folder / "cpu_seconds.json"
             for prompt, values in figures.items():
                 numbers = {key: value for key, value in values.items() if isinstance(value, float)}
@@ -360,7 +361,7 @@ def read_results(experiment: Experiment) -> list[dict]:
 
 
 def read_robustness(path: Path) -> dict[str, dict[str, float]]:
-    """By prompt, whether a model listens: see LISTENING."""
+    """Whether a model listens, by its prompt, and whether the localizer does, by subset: see LISTENING."""
     methods = {
         "no masks": ONE_STAGE_METHOD,
         ACTUAL: STAGE_2_METHODS["stage1"],
@@ -368,6 +369,7 @@ def read_robustness(path: Path) -> dict[str, dict[str, float]]:
     }
     found = json.loads(path.read_text())["robustness"]
     figures = {prompt: found[method]["all"] for prompt, method in methods.items() if method in found}
+    figures |= found.get(LOCALIZER_METHOD, {})
     return {
         prompt: {
             "positive": values["corrected"]["own"]["miou_sounding"],
@@ -418,7 +420,7 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
     if heard:
         runs = list(dict.fromkeys((row["run"], row["prompt"]) for row in heard))
         listening = [
-            [f"{TITLES[run]}, {prompt}", *cells([(run, prompt, figure) for figure in LISTENING])]
+            [f"{(TITLES | LOCALIZER_TITLES)[run]}, {prompt}", *cells([(run, prompt, figure) for figure in LISTENING])]
             for run, prompt in runs
         ]
         tables.append(format_table(["does it listen?", *LISTENING.values()], listening))
@@ -563,7 +565,6 @@ def run_table_2(args: Namespace) -> tuple[list[dict], str]:
 
 def run_ease(args: Namespace) -> tuple[list[dict], str]:
     """Rows and table of AAVS and EASE, each in one stage and with the masks of either."""
-
     experiments = {}
     for system, other in zip(EASE_SYSTEMS, reversed(EASE_SYSTEMS)):
         prompts = {f"masks of {other}": "stage1"}

@@ -68,8 +68,8 @@ elif folder.name.startswith("masks_of_"):
     (folder / "results.json").write_text(json.dumps(figures))
 elif folder.name == "robustness":
     own = {"corrected": {"own": {"miou_sounding": 0.5}, "miou_sounding_n": 0.375, "gap": 0.125}}
-    listening = {"all": own | {"official": {"g_fpr": 0.25}}}
-    methods = ["stage 2, masks of stage 1", "stage 2, true masks"]
+    listening = dict.fromkeys(("all", "S4", "MS3", "V2"), own | {"official": {"g_fpr": 0.25}})
+    methods = ["stage 1", "stage 2, masks of stage 1", "stage 2, true masks"]
     if folder.parent.name.startswith("one_stage"):
         assert Path(values["--model"]).parts[-2:] == ("stage_2", "model")
         methods = ["one stage"]
@@ -327,7 +327,7 @@ def test_what_was_trained_hears_other_sounds_where_that_is_asked_for(queue, tmp_
     )
     table = (tmp_path / "out" / "table.md").read_text()
     figures = "| 0.500 ± 0.000 | 0.375 ± 0.000 | 0.125 ± 0.000 | 0.250 ± 0.000 |"
-    for title in ("stage 2, masks of stage 1", "stage 2, true masks"):
+    for title in ("adaptive audio query, MS3", "stage 2, masks of stage 1", "stage 2, true masks"):
         assert f"| {title} {figures}" in table
     assert f"| {script.TITLES['one_stage']}, no masks {figures}" in table
     assert "masks of stage 1, to one stage with as many semantic steps" in table
