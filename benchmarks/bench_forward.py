@@ -17,33 +17,42 @@ Stage 2 of AAVS against transformers' Mask2Former of the same size: one forward 
     python benchmarks/bench_forward.py
     python benchmarks/bench_forward.py --device cuda --compile --csv benchmarks/results/forward_h100.csv
 
-Both have random weights and see the same frames; they run in turns, in each precision, after a warm-up. Given are
-medians: wall seconds (of a GPU, by events), CPU seconds, seconds of the three parts, the ratio to Mask2Former in fp32,
-and the share of the arithmetic limit: the multiplications and additions of matrix products and convolutions, divided
-by the rate of the best of three large products in the same precision and run. The mask logits are compared with those
-of fp32 without the compiler, relative to the largest.
+Both have random weights and see the same frames; they run in turns, in each precision, after a warm-up. `AAVS, plain`
+is AAVS without what is faster on the CPU: torch's linear layers, sampled values in memory, all frames at once. Given
+are medians: wall seconds (of a GPU, by events), CPU seconds, seconds of the three parts, the ratio to Mask2Former in
+fp32, and the share of the arithmetic limit: the multiplications and additions of matrix products and convolutions,
+divided by the rate of the best of three large products in the same precision and run. The mask logits are compared
+with those of the plain way in fp32, relative to the largest: once as they are, and once with the attention masks of
+the plain way in the decoder. For these are where masks are above one half, and by random weights some values are so
+close to it that rounding moves them over.
 """
 
 import argparse
+import copy
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedModel
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
+from stepping_stones_hf.models import deformable_attention, linear
+from stepping_stones_hf.models.aavs import modeling_aavs
 from stepping_stones_hf.tables import format_table, write_csv
 
 
 __all__ = ["main"]
 
 NUM_LABELS = 71  # of AVSS
-PRECISIONS = {"fp32": torch.float32, "bf16 autocast": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16 autocast": torch.bfloat16, "bf16": torch.bfloat16}
+PLAIN = "AAVS, plain"
 
 
 def make_models(device: str) -> dict[str, PreTrainedModel]:
@@ -102,6 +111,33 @@ def measure(forward: Callable, parts: dict[str, torch.nn.Module], clock: Clock) 
     return figures | {name: clock.seconds(*mark) for name, mark in marks.items()}, outputs
 
 
+@contextmanager
+def plain_ways() -> Iterator[None]:
+    """Models do without what is faster on the CPU."""
+    with (
+        patch.object(linear, "MIN_MULTIPLICATIONS", float("inf")),
+        patch.object(deformable_attention, "is_cpu_inference", lambda *_: False),
+        patch.object(modeling_aavs, "is_cpu_inference", lambda *_: False),
+    ):
+        yield
+
+
+@contextmanager
+def kept_attention_masks(model: PreTrainedModel, masks: list[torch.Tensor]) -> Iterator[None]:
+    """The decoder has these attention masks, or, if the list is empty, puts its own in there."""
+    method, kept = model.model.decoder.get_blocked_places, iter([*masks])
+
+    def get_blocked_places(*args) -> torch.Tensor:
+        blocked = next(kept, None)
+        if blocked is None:
+            blocked = method(*args)
+            masks.append(blocked)
+        return blocked
+
+    with patch.object(model.model.decoder, "get_blocked_places", get_blocked_places):
+        yield
+
+
 def get_product_rate(dtype: torch.dtype, device: str) -> float:
     """Operations a second of the best of three large products."""
     size = 2048 if device == "cpu" else 8192
@@ -111,6 +147,10 @@ def get_product_rate(dtype: torch.dtype, device: str) -> float:
         factors[0] @ factors[1]
         rates.append(2 * size**3 / clock.seconds(start, clock.now()))
     return max(rates[1:])
+
+
+def get_model_name(way: str) -> str:
+    return way.removesuffix(" compiled").removesuffix(", plain")
 
 
 def get_difference(tensor: torch.Tensor, expected: torch.Tensor) -> float:
@@ -138,30 +178,43 @@ def main(argv: list[str] | None = None) -> None:
         },
         "Mask2Former": {"pixel_values": frames},
     }
-    forwards = {name: models[name] for name in models}
-    if args.compile:
-        forwards["AAVS compiled"] = torch.compile(models["AAVS"])
+    models = {PLAIN: models["AAVS"], **models}
+    halves = {name: copy.deepcopy(model).bfloat16() for name, model in models.items() if name != PLAIN}
+    compiled = torch.compile(models["AAVS"]) if args.compile else None
 
     def forward(name: str, precision: str) -> dict:
-        dtype = PRECISIONS[precision]
-        with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
-            return forwards[name](**inputs[name.removesuffix(" compiled")])
+        model, given = models[name.removesuffix(" compiled")], inputs[get_model_name(name)]
+        if precision == "bf16":
+            model, given = halves[name], {key: value.bfloat16() for key, value in given.items()}
+        elif name.endswith("compiled"):
+            model = compiled
+        autocast = torch.autocast(args.device, torch.bfloat16, enabled=precision == "bf16 autocast")
+        with autocast, plain_ways() if name == PLAIN else nullcontext():
+            return model(**given)
 
-    cases = [(name, precision) for precision in PRECISIONS for name in forwards]
-    figures, masks, operations, first_calls = {case: [] for case in cases}, {}, {}, {}
+    names = [*models, *(["AAVS compiled"] if args.compile else [])]
+    cases = [(name, precision) for precision in PRECISIONS for name in names]
+    # What is rounded to half precision throughout has no plain way and is not compiled.
+    cases = [(name, precision) for name, precision in cases if precision != "bf16" or name in halves]
+    figures, masks, aligned, operations, first_calls = {case: [] for case in cases}, {}, {}, {}, {}
     with torch.no_grad():
-        for name in models:
+        for name in ("AAVS", "Mask2Former"):
             with FlopCounterMode(display=False) as counter:
                 models[name](**inputs[name])
             operations[name] = counter.get_total_flops()
-        for case in cases:
+        kept = []
+        for name, precision in cases:
             start = time.perf_counter()
-            masks[case] = forward(*case).masks_queries_logits.float()
-            first_calls[case] = time.perf_counter() - start
+            masks[name, precision] = forward(name, precision).masks_queries_logits.float()
+            first_calls[name, precision] = time.perf_counter() - start
+            if name in (PLAIN, "AAVS") and precision != "bf16":
+                with kept_attention_masks(models["AAVS"], kept):
+                    aligned[name, precision] = forward(name, precision).masks_queries_logits.float()
         for _ in range(args.rounds):
             for name, precision in cases:
                 # A hook would break the compiled graph.
-                parts = {} if name.endswith("compiled") else get_parts(models[name])
+                model = halves[name] if precision == "bf16" else models[name.removesuffix(" compiled")]
+                parts = {} if name.endswith("compiled") else get_parts(model)
                 one, _ = measure(lambda: forward(name, precision), parts, clock)  # noqa: B023
                 figures[name, precision].append(one)
 
@@ -170,7 +223,8 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for (name, precision), rounds in figures.items():
         median = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-        model = name.removesuffix(" compiled")
+        model = get_model_name(name)
+        reference = masks[PLAIN if model == "AAVS" else model, "fp32"]
         rows.append(
             {
                 "device": device,
@@ -183,7 +237,10 @@ def main(argv: list[str] | None = None) -> None:
                 **{key: round(value, 4) for key, value in median.items()},
                 "GFLOP": round(operations[model] / 1e9, 1),
                 "share of limit": round(operations[model] / rates[precision] / median["seconds"], 3),
-                "difference": f"{get_difference(masks[name, precision], masks[model, 'fp32']):.1e}",
+                "difference": f"{get_difference(masks[name, precision], reference):.1e}",
+                "with its attention masks": f"{get_difference(aligned[name, precision], aligned[PLAIN, 'fp32']):.1e}"
+                if (name, precision) in aligned
+                else "",
                 "first call": round(first_calls[name, precision], 2),
             }
         )
