@@ -148,6 +148,13 @@ class EvaluationArguments:
             " 1 and true ones as prompts, and for other systems, whose folders have one for each sound."
         },
     )
+    sound_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stage 1, or one stage, leaves frames unmarked whose sound goes with what is seen by a smaller"
+            " probability. For models with a pair loss; 0.5, or what suits the validation split."
+        },
+    )
     label_size: int | None = field(
         default=None, metadata={"help": "Height and width of labels where there is no model to say so. Default: 224."}
     )
@@ -366,12 +373,14 @@ def score_localizer(run: Evaluation, sound: str, heard: Dataset) -> Path:
         heard,
         store,
         cache_dir=run.args.cache_audio_features,
+        sound_threshold=run.args.sound_threshold,
         **run.loading,
     )
     run.scores.setdefault(STAGE_1, {})[sound] = scores
     if sound != "own":
         return partial_folder(store)
-    finish_store(run.accelerator, store, run.localizer.folder, run.clips, scores)
+    threshold = run.args.sound_threshold
+    finish_store(run.accelerator, store, run.localizer.folder, run.clips, scores, sound_threshold=threshold)
     return store
 
 
@@ -393,7 +402,13 @@ def score_model(
         run.accelerator,
         WithMasks(heard, masks_dir) if prompt == "stage1" else heard,
         collator,
-        partial(segment, run.model.model, run.model.processor),
+        # The masks of stage 1 are empty already where no sound goes with what is seen.
+        partial(
+            segment,
+            run.model.model,
+            run.model.processor,
+            sound_threshold=run.args.sound_threshold if prompt is None else None,
+        ),
         FrameScores(len(CLASS_NAMES)),
         **run.loading,
         **options,
@@ -422,7 +437,8 @@ def mark_clip(run: Evaluation, clip: dict) -> dict[str, np.ndarray]:
 
     marks = {}
     if run.localizer is not None:
-        scores = localize(run.localizer.model, run.localizer.processor, make_inputs(run.localizer))
+        inputs = make_inputs(run.localizer)
+        scores = localize(run.localizer.model, run.localizer.processor, inputs, run.args.sound_threshold)
         marks[STAGE_1] = make_prompts(scores).bool().cpu().numpy()
         masks = 255 * marks[STAGE_1].astype(np.uint8)
         clip = clip | {"stage1_masks": dict(zip(clip["mask_frame_indices"], masks))}
@@ -431,7 +447,8 @@ def mark_clip(run: Evaluation, clip: dict) -> dict[str, np.ndarray]:
         if prompt is None or STAGE_1 in marks:
             inputs = make_inputs(run.model, prompt)
             method = STAGE_2.get(prompt, ONE_STAGE)
-            marks[method] = segment(run.model.model, run.model.processor, inputs).cpu().numpy()
+            threshold = run.args.sound_threshold if prompt is None else None
+            marks[method] = segment(run.model.model, run.model.processor, inputs, threshold).cpu().numpy()
     return marks
 
 
@@ -487,6 +504,25 @@ def write_results(run: Evaluation) -> None:
     print(f"\n{tables}\n\nResults: {run.output_dir}")
 
 
+def check_sound_threshold(args: EvaluationArguments, localizer: Stage | None, model: Stage | None) -> None:
+    if args.sound_threshold is None:
+        return
+    if not 0 <= args.sound_threshold <= 1:
+        raise ValueError(f"--sound_threshold is {args.sound_threshold}, expected a probability.")
+    first = localizer
+    if first is None and model is not None and not model.model.config.use_mask_prompt:
+        first = model
+    if first is None or args.stage1_masks_dir is not None:
+        raise ValueError(
+            "--sound_threshold is for a stage 1 that runs, or one stage, and there is neither: leave it out."
+        )
+    if not first.model.has_pair_head:
+        raise ValueError(
+            f"--sound_threshold is for models that were trained with a pair loss, and {first.folder} was not"
+            " (config.pair_loss_weight is 0): leave it out."
+        )
+
+
 def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | None]]:
     """Refuses what can be known to be wrong before anything is computed; returns the prompts of stage 2 as well."""
     accelerator = Accelerator()
@@ -504,6 +540,7 @@ def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | 
                 f"{stage.folder} takes embeddings of sounds, not sounds (config.audio_config is None): no other sound"
                 " can be played to it. Leave out --counterfactuals and --robust."
             )
+    check_sound_threshold(args, localizer, model)
     # Label maps are those of the model at hand: released programs resize masks in ways of their own.
     image_processor_class, size = AudioVisualImageProcessorPil, args.label_size or 224
     label_size = {"height": size, "width": size}

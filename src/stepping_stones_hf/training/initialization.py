@@ -124,16 +124,33 @@ def load_pretrained_parts(
 
 
 def load_model(
-    name_or_path: str | os.PathLike, localizes: bool, prompted: bool
+    name_or_path: str | os.PathLike,
+    localizes: bool,
+    prompted: bool,
+    seed: int,
+    pair_loss_weight: float | None = None,
 ) -> tuple[PreTrainedModel, AudioVisualProcessor]:
     """
     Loads the model of a stage from a two-stage repository, with its processor on Pillow.
+
+    Args:
+        name_or_path (`str` or `PathLike`), localizes (`bool`), prompted (`bool`):
+            The repository, and which of its models: see [`make_config`].
+        seed (`int`):
+            What the initial weights of a pair head are drawn from.
+        pair_loss_weight (`float`, *optional*):
+            The weight of the pair loss in place of the saved one. A model without a pair head gets a new one; with 0
+            a model loses its own.
 
     Raises:
         `ValueError`: it is the model of another stage.
     """
     subfolder = "localizer" if localizes else ""
-    model = AutoModelForAudioVisualSegmentation.from_pretrained(name_or_path, subfolder=subfolder)
+    changes = {}
+    if pair_loss_weight is not None:
+        changes["pair_loss_weight"] = pair_loss_weight
+        set_seed(seed)
+    model = AutoModelForAudioVisualSegmentation.from_pretrained(name_or_path, subfolder=subfolder, **changes)
     expected = (2 if localizes else len(CLASS_NAMES), prompted)
     if (model.config.num_labels, model.config.use_mask_prompt) != expected:
         raise ValueError(
