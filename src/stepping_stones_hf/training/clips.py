@@ -171,12 +171,17 @@ def make_silence(seconds: int, sampling_rate: int = 16_000) -> dict:
     return {"bytes": file.getvalue(), "path": None}
 
 
-def take_noise(clip: dict, seed: int, sampling_rate: int = 16_000) -> dict:
-    """A clip with white noise in place of its sound: see [`WithNoise`]."""
+def draw_noise(clip: dict, seed: int, num_samples: int) -> np.ndarray:
+    """White noise `(num_samples,)` as loud as a clip's sound, at least 0.001, drawn from the seed and its name."""
     loudness = max(measure_loudness(clip), MIN_LOUDNESS)
     name = f"{seed}/{clip['subset']}/{clip['video_id']}"
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()))
-    noise = loudness * generator.standard_normal(clip["num_frames"] * sampling_rate)
+    return loudness * generator.standard_normal(num_samples)
+
+
+def take_noise(clip: dict, seed: int, sampling_rate: int = 16_000) -> dict:
+    """A clip with white noise in place of its sound: see [`WithNoise`]."""
+    noise = draw_noise(clip, seed, clip["num_frames"] * sampling_rate)
     return {**clip, "audio": encode_sound(noise, sampling_rate)}
 
 
@@ -192,6 +197,20 @@ class WithNoise(View):
 
     def __getitem__(self, index: int) -> dict:
         return take_noise(self.clips[index], self.seed, self.sampling_rate)
+
+
+class WithAddedNoise(View):
+    """Clips with white noise over their sound, as loud as it: the two together are 3 dB louder."""
+
+    def __init__(self, clips: Sequence[dict], seed: int):
+        super().__init__(clips)
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> dict:
+        clip = self.clips[index]
+        waveform, sampling_rate = read_audio(get_source(clip["audio"]))
+        noise = draw_noise(clip, self.seed, waveform.shape[1])
+        return {**clip, "audio": encode_sound((waveform + noise).T, sampling_rate)}
 
 
 def read_classes(clips: datasets.Dataset) -> list[set[int]]:
@@ -251,6 +270,7 @@ def is_silent(clip: dict) -> bool:
 __all__ = [
     "SingleFrames",
     "View",
+    "WithAddedNoise",
     "WithMasks",
     "WithNoise",
     "WithOffscreenSounds",

@@ -33,6 +33,7 @@ from ..data.collator import EncodedRows, MapReader
 from ..data.labels import CLASS_NAMES
 from ..metrics.avss_miou.avss_miou import NEGATIVES, SOUNDS
 from .clips import (
+    WithAddedNoise,
     WithNoise,
     WithOffscreenSounds,
     WithSilence,
@@ -228,7 +229,7 @@ class HeardClips:
 
 def change_sound(
     clips: datasets.Dataset,
-    sound: Literal["own", "silence", "noise", "offscreen", "shuffled"],
+    sound: Literal["own", "silence", "noise", "offscreen", "shuffled", "fused"],
     seed: int = 3407,
 ) -> HeardClips:
     """
@@ -239,7 +240,8 @@ def change_sound(
             Rows of [`load_avsbench`].
         sound (`str`):
             `"own"`; `"silence"`; `"noise"`, white and as loud as the own sound; `"offscreen"`, the sound of a clip of
-            other super-classes, made as loud; `"shuffled"`, the sound of a clip of other classes, each for one clip.
+            other super-classes, made as loud; `"shuffled"`, the sound of a clip of other classes, each for one clip;
+            `"fused"`, a control, the own sound together with such noise: all that sounds still does.
         seed (`int`, *optional*, defaults to 3407):
             What noise and other clips are drawn by.
 
@@ -255,6 +257,8 @@ def change_sound(
         return HeardClips(clips, WithSilence(rows))
     if sound == "noise":
         return HeardClips(clips, WithNoise(rows, seed))
+    if sound == "fused":
+        return HeardClips(clips, WithAddedNoise(rows, seed))
     if sound == "own":
         return HeardClips(clips, rows)
     if sound == "offscreen":
