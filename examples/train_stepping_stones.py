@@ -141,8 +141,8 @@ class DataArguments:
         default="own",
         metadata={"help": "own, or silence: a control that hears nothing.", "choices": ["own", "silence"]},
     )
-    negatives: float = field(
-        default=0.0,
+    negatives: float | None = field(
+        default=None,
         metadata={"help": "Chance that a training clip hears, in an epoch, what nothing in it makes; 0.1 is usual."},
     )
     negative_kinds: list[str] | None = field(
@@ -361,7 +361,7 @@ def check_arguments(data_args: DataArguments, model_args: ModelSettings, args: R
 
 
 def check_negatives(data_args: DataArguments, args: RunArguments) -> None:
-    if not 0 <= data_args.negatives < 1:
+    if data_args.negatives is not None and not 0 <= data_args.negatives < 1:
         raise ValueError(f"--negatives is {data_args.negatives}, expected a chance from 0 to below 1.")
     for name in ("negative_kinds", "negative_prompts"):
         if getattr(data_args, name) is not None and not data_args.negatives:
