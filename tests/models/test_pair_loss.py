@@ -17,7 +17,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from stepping_stones_hf import AAVSForAudioVisualSegmentation
+from stepping_stones_hf.models.image_processing_base import score_queries
 from stepping_stones_hf.models.pair_loss import AudioVisualPairHead, compute_pair_loss, label_pairs
+
+from .aavs.conftest import make_config
 
 
 def test_a_frame_is_a_pair_if_something_sounds_in_its_target():
@@ -59,3 +63,38 @@ def test_frames_without_annotation_do_not_count():
     assert pairs.grad[0] != 0 and pairs.grad[1] == 0
     assert compute_pair_loss(pairs, torch.full_like(labels, 255)).item() == 0
     assert_close(compute_pair_loss(pairs, labels, num_pairs=torch.tensor(4.0)), loss / 4)
+
+
+def test_with_negatives_a_model_learns_to_leave_other_sounds_unmarked():
+    """Four frames, each with an object of its own and its sound; beside them the same frames with others' sounds."""
+    torch.manual_seed(0)
+    config = make_config(num_labels=2, pair_loss_weight=1.0, init_std=0.2)
+    model = AAVSForAudioVisualSegmentation(config).train()
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randn(4, 3, 64, 64, generator=generator)
+    sounds = torch.randn(4, config.audio_embedding_dim, generator=generator)
+    objects = torch.zeros(4, 64, 64)
+    for index in range(4):
+        top, left = 32 * (index // 2), 32 * (index % 2)
+        objects[index, top : top + 32, left : left + 32] = 1
+    frames += 3 * objects[:, None]
+    inputs = {"pixel_values": frames.repeat(2, 1, 1, 1), "audio_embeddings": torch.cat([sounds, sounds.roll(1, 0)])}
+    targets = {
+        "mask_labels": [*torch.stack([1 - objects, objects], dim=1), *torch.ones(4, 1, 64, 64)],
+        "class_labels": [torch.tensor([0, 1])] * 4 + [torch.tensor([0])] * 4,
+    }
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(60):
+        outputs = model(**inputs, **targets)
+        outputs.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(outputs.loss_dict["loss_pair"].item())
+    assert losses[0] > 0.65 and losses[-1] < 0.4
+    with torch.no_grad():
+        outputs = model.eval()(**inputs)
+    marked = torch.stack([scores[1] > scores[0] for scores in score_queries(outputs, (64, 64))]).float()
+    own, others = marked.mean(dim=(1, 2)).split(4)
+    assert (own > 0.2).all() and others.mean() < own.mean() / 2
+    assert (outputs.pair_logits[:4] > 0.5).all() and (outputs.pair_logits[4:] < 0).all()
