@@ -24,9 +24,21 @@ quality, with true masks and with its own localizer:
 
     python examples/ablations.py table2 --output_dir runs/table2 --jobs 2
 
+And AAVS and EASE in one stage and in two, each also with the other one as its localizer:
+
+    python examples/ablations.py ease --output_dir runs/ease --jobs 2
+
+`--statistics avsbench` does each of them on a mini-AVSBench like the real set, and `--robust` plays other sounds to
+what was trained, by the protocol of AVSBench-Robust. The parts in the paper's regime, pretrained and frozen:
+
+    python examples/pretrain_mini.py
+    python examples/ablations.py --config examples/configs/mini_pretrained.yaml --statistics avsbench --robust \
+        --seeds 1 2 3 4 5 --output_dir runs/regime --jobs 2
+
 Each run is a call of train_stepping_stones.py in a folder of its own; the same command resumes with what is missing,
 and refuses runs that were finished with another config. One that fails does not stop the others.
-The folder gets results.csv, a row for each (system,) seed, run and prompt, and table.md, with means and 95 % intervals
+The folder gets results.csv, a row for each (system,) seed, run and prompt, with the seconds of processor time that the
+run has cost in all, the same in all of its rows, and table.md, with means and 95 % intervals
 (Student's t over the seeds). Differences are paired by seed: the same data, order of the data, and initial weights of
 all that two models share. table2 adds figure.png, of the first seed: frames of the test split, their truth, and what
 each system finds in one stage and in two (Figs. B4 and B5 of the supplement). On the real sets give the config's
@@ -40,17 +52,20 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+from evaluate_stepping_stones import ONE_STAGE as ONE_STAGE_METHOD
+from evaluate_stepping_stones import STAGE_1 as LOCALIZER_METHOD
+from evaluate_stepping_stones import STAGE_2 as STAGE_2_METHODS
 from PIL import Image
 from scipy.stats import t as student_t
 from train_stepping_stones import FREE_ARGUMENTS, get_arguments, parse_arguments
 
-from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.data.mini import find_mini_avsbench
 from stepping_stones_hf.files import write_text, write_whole
 from stepping_stones_hf.tables import format_table, write_csv
 from stepping_stones_hf.training.checkpoints import find_changes
@@ -80,8 +95,6 @@ STAGE_2_RUNS = {
     "one_stage_shared_query": ["--train_prompts", "none", "--config_overrides", "audio_query=shared"],
     "one_stage_equal_cost": ["--train_prompts", "none"],
 }
-# Which runs are evaluated with other prompts than those of training: name -> prompts of the evaluation script.
-EVALUATIONS = {"qualities": ["low", "high"], "longer": ["stage1"]}
 WITHOUT_KEYS = ("without_keys", "without_both", "one_stage", "one_stage_shared_query", "one_stage_equal_cost")
 # Runs that are evaluated with simulated first stages too (Table 2).
 WITH_QUALITIES = ("full", "trained_on_degraded_masks")
@@ -102,10 +115,30 @@ LOCALIZER_TITLES = {
     "stage_1_shared_query": "shared audio query (T3)",
     "stage_1_silence": "trained and tested without sound",
 }
+# Figures of results.csv, with their headings: IoU of what sounds with the own sound and, on average, with the others.
+LISTENING = {"positive": "P", "negative": "N", "gap": "gap", "fpr": "FPR with other sounds"}
 PROMPTS = ("no masks", "masks of stage 1", "masks of a longer stage 1", "low", "high", "true masks")
 
 SEEN = "miou_seen"
 ACTUAL, LONGER, TRUE = "masks of stage 1", "masks of a longer stage 1", "true masks"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    With what a run is prompted that it was not in its own evaluation: by column of the table the prompt of the
+    evaluation script. Its localizer is another run of the seed, in the folder of another experiment if that has it.
+    """
+
+    prompts: dict[str, str]
+    localizer: str | None = None
+    output_dir: Path | None = None
+
+
+EVALUATIONS = {
+    "qualities": Evaluation({"low": "low", "high": "high"}),
+    "longer": Evaluation({LONGER: "stage1"}, localizer="stage_1_longer"),
+}
 ONE_STAGE, EQUAL_COST = ("one_stage", "no masks", SEEN), ("one_stage_equal_cost", "no masks", SEEN)
 SHARED = "one_stage_shared_query"
 # What is gained, and the two scores, by run, prompt (or subset) and figure, whose difference it is.
@@ -159,6 +192,10 @@ TABLE_2 = {
 }
 
 
+# Each in one stage and in two, and as the other one's localizer.
+EASE_SYSTEMS = ("AAVS", "EASE")
+
+
 @dataclass
 class Experiment:
     """Runs with one recipe."""
@@ -170,7 +207,8 @@ class Experiment:
     jobs: int = 1
     stage_1_runs: dict[str, list[str]] = field(default_factory=lambda: STAGE_1_RUNS)
     stage_2_runs: dict[str, list[str]] = field(default_factory=lambda: STAGE_2_RUNS)
-    evaluations: dict[str, list[str]] = field(default_factory=lambda: EVALUATIONS)
+    evaluations: dict[str, Evaluation] = field(default_factory=lambda: EVALUATIONS)
+    robust: bool = False
 
     @property
     def first_runs(self) -> list[str]:
@@ -193,6 +231,8 @@ def make_arguments(experiment: Experiment, seed: int, name: str) -> list[str]:
         if name == "stage_1_longer":
             count = "epochs" if config.stage_1_max_steps is None else "max_steps"
             arguments += [f"--stage_1_{count}", str(3 * getattr(config, f"stage_1_{count}"))]
+            if config.stage_1_phase_2_epoch is not None:
+                arguments += ["--stage_1_phase_2_epoch", str(3 * config.stage_1_phase_2_epoch)]
         return [*arguments, "--stage", "1", *experiment.stage_1_runs[name]]
     arguments += [
         "--stage",
@@ -203,8 +243,11 @@ def make_arguments(experiment: Experiment, seed: int, name: str) -> list[str]:
     ]
     if name == "one_stage_equal_cost":
         count = "epochs" if config.stage_2_max_steps is None else "max_steps"
-        both = getattr(config, f"stage_1_{count}") + getattr(config, f"stage_2_{count}")
+        own = getattr(config, f"stage_2_{count}")
+        both = getattr(config, f"stage_1_{count}") + own
         arguments += [f"--stage_2_{count}", str(both)]
+        if config.stage_2_phase_2_epoch is not None:
+            arguments += ["--stage_2_phase_2_epoch", str(round(config.stage_2_phase_2_epoch * both / own))]
     if name in WITHOUT_KEYS and config.stage_2_parameters is not None:
         patterns = [pattern for pattern in config.stage_2_parameters if pattern != "audio_aware_key"]
         arguments += ["--stage_2_parameters", *patterns]
@@ -229,10 +272,16 @@ def check_finished(experiment: Experiment, seed: int, name: str) -> None:
 
 
 def call(script: str, arguments: list[str], log: Path) -> None:
+    """Runs a script, and adds to cpu_seconds.json beside the log what it and its processes have worked."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
-        done = subprocess.run([sys.executable, str(EXAMPLES / script), *arguments], stdout=file, stderr=file)
-    if done.returncode != 0:
+        process = subprocess.Popen([sys.executable, str(EXAMPLES / script), *arguments], stdout=file, stderr=file)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    cost = log.with_name("cpu_seconds.json")
+    seconds = json.loads(cost.read_text()) if cost.exists() else 0.0
+    write_text(cost, json.dumps(round(seconds + usage.ru_utime + usage.ru_stime, 2)))
+    if process.returncode != 0:
         last_line = log.read_text().rstrip().rpartition("\n")[2]
         raise RuntimeError(f"{script} failed, see {log}: {last_line}")
 
@@ -243,23 +292,28 @@ def run(experiment: Experiment, seed: int, name: str) -> None:
     arguments = make_arguments(experiment, seed, name)
     if not (folder / "all_results.json").exists():
         call("train_stepping_stones.py", [*arguments, "--resume_from_checkpoint", "latest"], folder / "output.txt")
+    config, _, _ = parse_arguments(arguments)
+
+    def evaluate(evaluation: str, options: list[str]) -> None:
+        if not (folder / evaluation / "results.json").exists():
+            arguments = ["--data_dir", str(experiment.data_dir), "--dataset", "avss"]
+            arguments += ["--unknown_color", config.unknown_color, "--output_dir", str(folder / evaluation)]
+            call("evaluate_stepping_stones.py", [*arguments, *options], folder / "output.txt")
+
     if name in WITH_QUALITIES:
-        config, _, _ = parse_arguments(arguments)
-        for evaluation, prompts in experiment.evaluations.items():
-            options = ["--prompts", *prompts]
-            if evaluation == "longer":
-                options += ["--localizer", str(folder.with_name("stage_1_longer") / "stage_1" / "model")]
-            if not (folder / evaluation / "results.json").exists():
-                arguments = [
-                    "--model",
-                    str(folder / "model"),
-                    "--data_dir",
-                    str(experiment.data_dir),
-                    "--dataset",
-                    "avss",
+        for title, evaluation in experiment.evaluations.items():
+            options = ["--model", str(folder / "model"), "--prompts", *evaluation.prompts.values()]
+            if evaluation.localizer is not None:
+                output_dir = evaluation.output_dir or experiment.output_dir
+                options += [
+                    "--localizer",
+                    str(output_dir / f"seed_{seed}" / evaluation.localizer / "stage_1" / "model"),
                 ]
-                arguments += ["--unknown_color", config.unknown_color, "--output_dir", str(folder / evaluation)]
-                call("evaluate_stepping_stones.py", [*arguments, *options], folder / "output.txt")
+            evaluate(title, options)
+    if experiment.robust and name in experiment.stage_2_runs:
+        # One stage has no use for the localizer that lies in the two-stage repository.
+        model = folder / "stage_2" / "model" if name.startswith("one_stage") else folder / "model"
+        evaluate("robustness", ["--model", str(model), "--robust"])
 
 
 def run_all(experiment: Experiment) -> None:
@@ -290,16 +344,41 @@ def read_results(experiment: Experiment) -> list[dict]:
             part = "stage_1" if name in experiment.stage_1_runs else "stage_2"
             figures = dict(results[part])
             if name in WITH_QUALITIES:
-                for evaluation in experiment.evaluations:
-                    evaluated = json.loads((folder / evaluation / "results.json").read_text())["semantics"]
-                    if evaluation == "longer":
-                        figures[LONGER] = evaluated["stage 2, masks of stage 1"]
-                    else:
-                        figures |= {quality: evaluated[f"stage 2, {quality} masks"] for quality in ("low", "high")}
+                for title, evaluation in experiment.evaluations.items():
+                    evaluated = json.loads((folder / title / "results.json").read_text())["semantics"]
+                    figures |= {
+                        column: evaluated[STAGE_2_METHODS[prompt]] for column, prompt in evaluation.prompts.items()
+                    }
+            heard, listener = {}, "full" if name == "stage_1" else name
+            if experiment.robust and listener in experiment.stage_2_runs:
+                heard = read_robustness(folder.with_name(listener) / "robustness" / "results.json")
+            cost = folder / "cpu_seconds.json"
             for prompt, values in figures.items():
                 numbers = {key: value for key, value in values.items() if isinstance(value, float)}
-                rows.append({"seed": seed, "run": name, "prompt": prompt, **numbers})
+                row = {"seed": seed, "run": name, "prompt": prompt, **numbers, **heard.get(prompt, {})}
+                rows.append(row | {"cpu_seconds": json.loads(cost.read_text()) if cost.exists() else None})
     return rows
+
+
+def read_robustness(path: Path) -> dict[str, dict[str, float]]:
+    """Whether a model listens, by its prompt, and whether the localizer does, by subset: see LISTENING."""
+    methods = {
+        "no masks": ONE_STAGE_METHOD,
+        ACTUAL: STAGE_2_METHODS["stage1"],
+        TRUE: STAGE_2_METHODS["oracle"],
+    }
+    found = json.loads(path.read_text())["robustness"]
+    figures = {prompt: found[method]["all"] for prompt, method in methods.items() if method in found}
+    figures |= found.get(LOCALIZER_METHOD, {})
+    return {
+        prompt: {
+            "positive": values["corrected"]["own"]["miou_sounding"],
+            "negative": values["corrected"]["miou_sounding_n"],
+            "gap": values["corrected"]["gap"],
+            "fpr": values["official"]["g_fpr"],
+        }
+        for prompt, values in figures.items()
+    }
 
 
 def interval(values: np.ndarray) -> str:
@@ -327,14 +406,25 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
         [title, *cells([(name, subset, "miou") for subset in subsets])] for name, title in LOCALIZER_TITLES.items()
     ]
     models = [[title, *cells([(name, prompt, SEEN) for prompt in PROMPTS])] for name, title in TITLES.items()]
-    gains = [[title, interval(values(*better) - values(*worse))] for title, better, worse in GAINS]
-    return "\n\n".join(
-        [
-            format_table(["foreground IoU of stage 1", *subsets], localizers),
-            format_table(["AVSS, mIoU of seen classes", *PROMPTS], models),
-            format_table(["gain, paired by seed", ""], gains),
+    gains = [
+        [title, interval(values(*better) - values(*worse))]
+        for title, better, worse in GAINS
+        if values(*better) is not None and values(*worse) is not None
+    ]
+    tables = [
+        format_table(["foreground IoU of stage 1", *subsets], [row for row in localizers if any(row[1:])]),
+        format_table(["AVSS, mIoU of seen classes", *PROMPTS], [row for row in models if any(row[1:])]),
+        format_table(["gain, paired by seed", ""], gains),
+    ]
+    heard = [row for row in rows if "gap" in row]
+    if heard:
+        runs = list(dict.fromkeys((row["run"], row["prompt"]) for row in heard))
+        listening = [
+            [f"{(TITLES | LOCALIZER_TITLES)[run]}, {prompt}", *cells([(run, prompt, figure) for figure in LISTENING])]
+            for run, prompt in runs
         ]
-    )
+        tables.append(format_table(["does it listen?", *LISTENING.values()], listening))
+    return "\n\n".join(tables)
 
 
 def make_table_2(rows: dict[str, list[dict]], seeds: list[int]) -> str:
@@ -353,6 +443,42 @@ def make_table_2(rows: dict[str, list[dict]], seeds: list[int]) -> str:
     return "\n\n".join(
         [
             format_table(["AVSS, mIoU of seen classes / F", *TABLE_2], scores),
+            format_table(["gain in mIoU over one stage, paired by seed", *gained], gains),
+        ]
+    )
+
+
+def make_ease_table(rows: dict[str, list[dict]], seeds: list[int]) -> str:
+    """Localizers, mIoU of seen classes and F of AAVS and EASE, and what is gained over one stage."""
+    columns = {"one stage": ONE_STAGE[:2]}
+    columns |= {prompt: ("full", prompt) for prompt in (*(f"masks of {system}" for system in EASE_SYSTEMS), TRUE)}
+    subsets = ("S4", "MS3", "V2")
+    values = {system: partial(get_values, found, seeds) for system, found in rows.items()}
+    localizers = [
+        [system, *(interval(values[system]("stage_1", subset, "miou")) for subset in subsets)] for system in rows
+    ]
+    scores = [
+        [
+            system,
+            *(
+                " / ".join(interval(values[system](*column, figure)) for figure in (SEEN, "fscore"))
+                for column in columns.values()
+            ),
+        ]
+        for system in rows
+    ]
+    gained = {title: column for title, column in columns.items() if title != "one stage"}
+    gains = [
+        [
+            system,
+            *(interval(values[system](*column, SEEN) - values[system](*ONE_STAGE)) for column in gained.values()),
+        ]
+        for system in rows
+    ]
+    return "\n\n".join(
+        [
+            format_table(["foreground IoU of stage 1", *subsets], localizers),
+            format_table(["AVSS, mIoU of seen classes / F", *columns], scores),
             format_table(["gain in mIoU over one stage, paired by seed", *gained], gains),
         ]
     )
@@ -377,10 +503,14 @@ def draw_figure(experiments: dict[str, Experiment]) -> Image.Image:
     return draw_grid(("frame", "truth", *titles), rows)
 
 
-def run_experiment(experiment: Experiment) -> list[dict]:
-    """Trains and evaluates what is missing; returns a row for each seed, run and prompt."""
+def check_all(experiment: Experiment) -> None:
     for seed, name in product(experiment.seeds, experiment.all_runs):
         check_finished(experiment, seed, name)
+
+
+def run_experiment(experiment: Experiment) -> list[dict]:
+    """Trains and evaluates what is missing; returns a row for each seed, run and prompt."""
+    check_all(experiment)
     run_all(experiment)
     return read_results(experiment)
 
@@ -388,7 +518,25 @@ def run_experiment(experiment: Experiment) -> list[dict]:
 def run_parts(args: Namespace) -> tuple[list[dict], str]:
     """Rows and table of the parts of one system."""
     config = args.config or EXAMPLES / "configs" / "ablations.yaml"
-    rows = run_experiment(Experiment(config, args.data_dir, args.output_dir, args.seeds, args.jobs))
+    runs = args.runs or [*STAGE_1_RUNS, *STAGE_2_RUNS]
+    # What is evaluated with a localizer needs that one.
+    evaluations = {
+        title: evaluation
+        for title, evaluation in EVALUATIONS.items()
+        if evaluation.localizer is None or evaluation.localizer in runs
+    }
+    experiment = Experiment(
+        config,
+        args.data_dir,
+        args.output_dir,
+        args.seeds,
+        args.jobs,
+        stage_1_runs={name: STAGE_1_RUNS[name] for name in STAGE_1_RUNS if name in runs},
+        stage_2_runs={name: STAGE_2_RUNS[name] for name in STAGE_2_RUNS if name in runs},
+        evaluations=evaluations,
+        robust=args.robust,
+    )
+    rows = run_experiment(experiment)
     return rows, make_table(rows, args.seeds)
 
 
@@ -404,6 +552,7 @@ def run_table_2(args: Namespace) -> tuple[list[dict], str]:
             stage_1_runs={"stage_1": []},
             stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
             evaluations={"qualities": EVALUATIONS["qualities"]},
+            robust=args.robust,
         )
         for system in args.systems
     }
@@ -414,30 +563,74 @@ def run_table_2(args: Namespace) -> tuple[list[dict], str]:
     return rows, make_table_2(by_system, args.seeds)
 
 
+def run_ease(args: Namespace) -> tuple[list[dict], str]:
+    """Rows and table of AAVS and EASE, each in one stage and with the masks of either."""
+    experiments = {}
+    for system, other in zip(EASE_SYSTEMS, reversed(EASE_SYSTEMS)):
+        prompts = {f"masks of {other}": "stage1"}
+        crossed = Evaluation(prompts, localizer="stage_1", output_dir=args.output_dir / other.lower())
+        experiments[system] = Experiment(
+            EXAMPLES / "configs" / SYSTEMS[system],
+            args.data_dir,
+            args.output_dir / system.lower(),
+            args.seeds,
+            args.jobs,
+            stage_1_runs={"stage_1": []},
+            stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
+            evaluations={f"masks_of_{other.lower()}": crossed},
+            robust=args.robust,
+        )
+    for experiment in experiments.values():
+        check_all(experiment)
+    for experiment in experiments.values():
+        run_all(replace(experiment, stage_2_runs={}))  # the localizers: each prompts both systems
+    by_system = {}
+    for system, experiment in experiments.items():
+        run_all(experiment)
+        by_system[system] = [
+            row | {"prompt": f"masks of {system}" if row["prompt"] == ACTUAL else row["prompt"]}
+            for row in read_results(experiment)
+        ]
+    rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
+    return rows, make_ease_table(by_system, args.seeds)
+
+
 def parse_options(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", nargs="?", default="parts", choices=["parts", "table2"])
+    parser.add_argument("experiment", nargs="?", default="parts", choices=EXPERIMENTS)
     parser.add_argument("--config", type=Path, help="recipe of the parts; by default configs/ablations.yaml")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, help="rows of table2")
+    parser.add_argument(
+        "--runs", nargs="+", choices=[*STAGE_1_RUNS, *STAGE_2_RUNS], help="which of the parts; by default all"
+    )
     parser.add_argument("--data_dir", type=Path, help="copy of AVSBench; by default mini-AVSBench is made")
+    parser.add_argument(
+        "--statistics", default="independent", choices=["independent", "avsbench"], help="of the mini-AVSBench"
+    )
+    parser.add_argument("--robust", action="store_true", help="play other sounds to what was trained, too")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args(argv)
-    if args.experiment == "table2" and args.config is not None:
-        raise ValueError("--config is for the parts of one system: table2 has a recipe for each of --systems.")
+    if args.experiment != "parts" and args.config is not None:
+        raise ValueError(f"--config is for the parts of one system: {args.experiment} has a recipe for each system.")
+    if args.experiment != "parts" and args.runs is not None:
+        raise ValueError(f"--runs is for the parts of one system, not for {args.experiment}.")
+    if args.runs is not None and "stage_1" not in args.runs:
+        raise ValueError("--runs lacks stage_1, which prompts the others.")
     return args
+
+
+EXPERIMENTS = {"parts": run_parts, "table2": run_table_2, "ease": run_ease}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_options(argv)
     if args.data_dir is None:
-        args.data_dir = args.output_dir / "mini-avsbench"
-        if not args.data_dir.exists():
-            make_mini_avsbench(args.data_dir)
+        args.data_dir = find_mini_avsbench(args.output_dir, args.statistics)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    rows, table = run_parts(args) if args.experiment == "parts" else run_table_2(args)
+    rows, table = EXPERIMENTS[args.experiment](args)
     write_csv(rows, args.output_dir / "results.csv")
     write_text(args.output_dir / "table.md", table + "\n")
     print(table)

@@ -61,7 +61,7 @@ from transformers import (
 from stepping_stones_hf import AutoModelForAudioVisualSegmentation
 from stepping_stones_hf.data import AVSCollator
 from stepping_stones_hf.data.augmentation import Augmentation
-from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.data.mini import find_mini_avsbench
 from stepping_stones_hf.files import write_text
 from stepping_stones_hf.models.modeling_base import is_localizer
 from stepping_stones_hf.training.activation_checkpointing import checkpoint_activations
@@ -112,6 +112,14 @@ class DataArguments:
     data_dir: str | None = field(
         default=None,
         metadata={"help": "Copy of AVSBench, or its export to Parquet. By default mini-AVSBench is made."},
+    )
+    statistics: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of the mini-AVSBench that is made: what sounds is independent of what can be seen (the default),"
+            " or related to it as in AVSBench.",
+            "choices": ["independent", "avsbench"],
+        },
     )
     stage_1_dataset: str = field(
         default="avss",
@@ -426,9 +434,7 @@ def load_data(run: Run) -> None:
     data_args.cache_audio_features = data_args.cache_audio_features or str(run.output_dir / "audio-features")
     with run.accelerator.main_process_first():
         if data_args.data_dir is None:
-            data_args.data_dir = str(run.output_dir / "mini-avsbench")
-            if not Path(data_args.data_dir).exists():
-                make_mini_avsbench(data_args.data_dir)
+            data_args.data_dir = str(find_mini_avsbench(run.output_dir, data_args.statistics or "independent"))
         load = partial(load_clips, data_args.data_dir, unknown_color=data_args.unknown_color)
         run.localizer_clips = load(data_args.stage_1_dataset)
         run.clips = load("avss") if run.args.stage != "1" else run.localizer_clips

@@ -93,11 +93,12 @@ def test_a_command_line_that_is_not_whole_is_refused(words, capsys):
     assert left.value.code == 2 and "usage: stepping-stones" in capsys.readouterr().err
 
 
-def test_make_mini_makes_the_set_of_its_seed(tmp_path, monkeypatch, capsys):
-    made = {}
-    monkeypatch.setattr(mini, "make_mini_avsbench", lambda output, seed: made.update({output: seed}))
-    assert cli.main(["make-mini", str(tmp_path / "mini"), "--seed", "7"]) == 0
-    assert made == {tmp_path / "mini": 7}
+@pytest.mark.parametrize(("words", "statistics"), [([], "independent"), (["--statistics", "avsbench"], "avsbench")])
+def test_make_mini_makes_the_set_of_its_seed_and_statistics(tmp_path, monkeypatch, capsys, words, statistics):
+    made = []
+    monkeypatch.setattr(mini, "make_mini_avsbench", lambda output, **arguments: made.append((output, arguments)))
+    assert cli.main(["make-mini", str(tmp_path / "mini"), "--seed", "7", *words]) == 0
+    assert made == [(tmp_path / "mini", {"seed": 7, "statistics": statistics})]
     assert str(tmp_path / "mini") in capsys.readouterr().out
 
 

@@ -88,7 +88,7 @@ def export_data(args: argparse.Namespace) -> int:
 def make_mini(args: argparse.Namespace) -> int:
     from .data.mini import make_mini_avsbench
 
-    make_mini_avsbench(args.output, seed=args.seed)
+    make_mini_avsbench(args.output, seed=args.seed, statistics=args.statistics)
     print(f"mini-AVSBench is in {args.output}, in the layout of AVSBench-semantic.")
     return 0
 
@@ -191,6 +191,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=make_mini)
     command.add_argument("output", type=Path, help="folder to write")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--statistics",
+        choices=["independent", "avsbench"],
+        default="independent",
+        help="whether what sounds is independent of what can be seen, or related to it as in AVSBench",
+    )
 
     command = commands.add_parser("doctor", help="examine a copy of AVSBench without changing it; 1 if it has errors")
     command.set_defaults(run=doctor)

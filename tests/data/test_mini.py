@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 import csv
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from stepping_stones_hf.data import mini
+from stepping_stones_hf.data import load_avsbench, mini
 from stepping_stones_hf.data.labels import CLASS_NAMES, color_to_index
 from stepping_stones_hf.data.mini import LOOKS, TIMBRES, make_mini_avsbench
 
@@ -252,6 +253,166 @@ def test_larger_set_begins_with_the_clips_of_a_smaller_one(tmp_path, root):
         assert all(clip_folder(smaller, row).is_dir() for row in first)
 
 
+# The statistics of AVSBench
+
+
+@pytest.fixture(scope="module")
+def like_avsbench(tmp_path_factory) -> Path:
+    counts = {"v1s": (3, 0, 24), "v1m": (0, 0, 24), "v2": (0, 0, 12)}
+    return make_mini_avsbench(
+        tmp_path_factory.mktemp("like") / "set", image_size=48, clips=counts, statistics="avsbench"
+    )
+
+
+def sample_scenes(subset: str, num_clips: int) -> list[tuple[list[mini.Actor], list[mini.Source]]]:
+    """The objects of many clips and what sounds beside them, without drawing them."""
+    generators = [mini._generator(0, list(SECONDS).index(subset), 0, index, 2) for index in range(num_clips)]
+    return [mini._sample_avsbench_scene(subset, 24, 96, 96, rng) for rng in generators]
+
+
+def check_share(found: np.ndarray, share: float) -> None:
+    """Whether draws have this share, up to four standard deviations of a binomial one."""
+    assert abs(found.mean() - share) <= 4 * (share * (1 - share) / len(found)) ** 0.5
+
+
+def first_seconds(casts: list[list[mini.Actor]]) -> list[tuple[bool, bool]]:
+    """Whether an object sounds, and whether it shows a sign, in the first second: one draw of each object."""
+    return [(actor.active[0], actor.signs[0]) for cast in casts for actor in cast]
+
+
+@pytest.mark.parametrize("subset", ["v1s", "v1m", "v2"])
+def test_shares_are_those_that_were_fixed(subset):
+    scenes = sample_scenes(subset, 1500)
+    casts = [actors for actors, _ in scenes]
+    draws = np.array(first_seconds(casts))
+    for sounds, share in ((True, 0.85), (False, 0.1)):
+        check_share(draws[draws[:, 0] == sounds, 1], share)
+    check_share(np.array([bool(off_screen) for _, off_screen in scenes]), {"v1s": 0, "v1m": 0.1, "v2": 0.1}[subset])
+    silent = np.array([not any(actor.active[0] for actor in cast) for cast in casts])
+    check_share(silent, {"v1s": 0, "v1m": 0.05, "v2": 0.05}[subset])
+    if subset == "v1s":
+        check_share(np.array([len(cast) == 1 for cast in casts]), 0.88)
+        assert all(sum(actor.active.all() for actor in cast) == 1 for cast in casts)
+
+
+def test_what_can_be_seen_nearly_always_sounds():
+    sounding = [actor.active for subset in SECONDS for cast, _ in sample_scenes(subset, 300) for actor in cast]
+    assert 0.8 < np.concatenate(sounding).mean() < 0.9
+    at_once = {
+        subset: np.mean(
+            [np.mean(np.all([actor.active for actor in cast], axis=0)) for cast, _ in sample_scenes(subset, 300)]
+        )
+        for subset in SECONDS
+    }
+    assert at_once["v1m"] < at_once["v2"] < at_once["v1s"]
+
+
+def test_classes_are_uneven_and_all_of_them_occur():
+    names = Counter(actor.name for actors, _ in sample_scenes("v1s", 3000) for actor in actors if actor.active.any())
+    assert set(names) == set(LOOKS)
+    first, last = next(iter(LOOKS)), list(LOOKS)[-1]
+    ranks = 1 / np.arange(1, 25)
+    for name, rank in ((first, 1), (last, 24)):
+        share = 1 / rank / ranks.sum()
+        assert abs(names[name] / 3000 - share) < 4 * (share / 3000) ** 0.5
+
+
+def test_each_class_may_sound_like_another_one_of_its_family():
+    assert sorted(name for family in mini.SOUND_FAMILIES for name in family) == sorted(LOOKS)
+    assert min(map(len, mini.SOUND_FAMILIES)) == 2
+    own, other = TIMBRES["guitar"], TIMBRES["piano"]
+    assert mini._blend(own, other, 0).pitch == pytest.approx(own.pitch)
+    assert mini._blend(own, other, 1).pitch == pytest.approx(other.pitch)
+    assert mini._blend(own, other, 0.4).chord == own.chord and mini._blend(own, other, 0.6).chord == other.chord
+    # What one of them lacks has no frequency to be halved.
+    noise = mini._blend(TIMBRES["violin"], TIMBRES["hair-dryer"], 0.5).noise
+    assert noise == pytest.approx((500, 7000, 0.425))
+
+
+def test_the_record_names_what_is_drawn_and_masks_hold_what_sounds_of_it(like_avsbench):
+    rows = read_rows(like_avsbench)
+    assert list(rows[0])[-2:] == ["visible", "off_screen"]
+    for row in rows:
+        visible, off_screen = (set(row[name].split("_")) - {""} for name in ("visible", "off_screen"))
+        seen = {CLASS_NAMES[i] for i in np.unique(read_labels(like_avsbench, row))} - {"background"}
+        if (row["label"], row["split"]) != ("v1s", "train"):
+            assert seen == set(row["a_obj"].split("_"))
+        assert seen <= visible and off_screen.isdisjoint(visible)
+        sound, rate = soundfile.read(clip_folder(like_avsbench, row) / "audio.wav")
+        for i, labels in enumerate(read_labels(like_avsbench, row)):
+            loudness = np.sqrt(np.mean(sound[i * rate : int((i + 0.6) * rate)] ** 2))
+            if labels.any():
+                assert loudness > 0.006
+            else:
+                assert loudness < 0.006 or off_screen
+    assert {len(row["visible"].split("_")) for row in rows if row["label"] == "v1s"} == {1, 2}
+
+
+def test_what_is_off_screen_is_heard_where_no_mask_says_so():
+    scenes = [scene for scene in sample_scenes("v1m", 1000) if scene[1]]
+    alone = [
+        (actors, source, source.active & ~np.any([actor.active for actor in actors], axis=0))
+        for actors, (source,) in scenes
+    ]
+    actors, source, seconds = next(scene for scene in alone if scene[2].any())
+    assert source.name not in {actor.name for actor in actors}
+    second = np.flatnonzero(seconds)[0]
+    for off_screen, is_heard in (([], False), ([source], True)):
+        sound = mini._soundtrack([*actors, *off_screen], 5, np.random.default_rng(0))
+        loudness = np.sqrt(np.mean(sound[second * 16_000 : int((second + 0.6) * 16_000)] ** 2))
+        assert (loudness > 0.006) == is_heard
+
+
+def test_the_record_is_in_the_dataset_of_such_a_set_alone(like_avsbench, root, tmp_path):
+    clips = load_avsbench("avss", like_avsbench, "test", cache_dir=str(tmp_path))
+    rows = {row["uid"]: row for row in read_rows(like_avsbench)}
+    for video_id, visible, off_screen in zip(clips["video_id"], clips["visible"], clips["off_screen"]):
+        for indices, name in ((visible, "visible"), (off_screen, "off_screen")):
+            assert "_".join(CLASS_NAMES[index] for index in indices) == rows[video_id][name]
+    others = load_avsbench("avss", root, "test", cache_dir=str(tmp_path))
+    assert {"visible", "off_screen"}.isdisjoint(others.column_names)
+
+
+def test_the_sign_is_drawn_at_the_object_and_stays_within_it():
+    scene = next(cast for cast, _ in sample_scenes("v1s", 50) if len(cast) == 1)
+    pictures, masks = [], []
+    for sign in (False, True):
+        frame, owner = np.full((96, 96, 3), 100, np.float32), np.zeros((96, 96), np.uint8)
+        mini._draw_actor(frame, owner, scene[0], 1, 0, sign)
+        pictures.append(frame)
+        masks.append(owner > 0)
+    changed = (pictures[0] != pictures[1]).any(axis=-1)
+    assert 0.02 < changed.sum() / masks[0].sum() < 0.4
+    assert not (changed & ~masks[1]).sum() > 0.1 * changed.sum()
+    np.testing.assert_array_equal(masks[0] & ~masks[1], False)
+
+
+def test_a_set_like_avsbench_follows_from_its_seed(tmp_path, like_avsbench):
+    arguments = {"image_size": 48, "clips": {"v1s": (2, 0, 1), "v2": (0, 0, 1)}, "statistics": "avsbench"}
+    again = make_mini_avsbench(tmp_path / "again", **arguments)
+    files = snapshot(again)
+    expected = snapshot(like_avsbench)
+    whole = {name: content for name, content in files.items() if name.startswith("v")}
+    assert whole.items() <= expected.items()
+    other = make_mini_avsbench(tmp_path / "other", seed=1, **arguments)
+    assert {row["uid"] for row in read_rows(other)}.isdisjoint(row["uid"] for row in read_rows(again))
+    with pytest.raises(FileExistsError, match="not the mini-AVSBench of these arguments"):
+        make_mini_avsbench(again, image_size=48, num_classes=24, clips=arguments["clips"])
+
+
+def test_a_set_of_the_default_statistics_is_what_it_was(root):
+    expected = {
+        "version": 1,
+        "seed": 0,
+        "image_size": 64,
+        "num_classes": 8,
+        "clips": {k: list(v) for k, v in CLIPS.items()},
+    }
+    assert json.loads((root / "mini_avsbench.json").read_text()) == expected
+    metadata = hashlib.sha256((root / "metadata.csv").read_bytes()).hexdigest()
+    assert metadata == "723306765bcdf8a35559cbcb6beb9720fe97167a59db6632648b23cb017307b2"
+
+
 # The target folder
 
 
@@ -301,6 +462,7 @@ def test_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"statistics": "real"}, '`statistics` must be "independent" or "avsbench", but is'),
         ({"num_classes": 3}, "`num_classes` must be between 4 and 24, but is 3"),
         ({"num_classes": 25}, "`num_classes` must be between 4 and 24, but is 25"),
         ({"image_size": 16}, "`image_size` must be at least 32"),

@@ -60,6 +60,21 @@ if folder.name == "qualities":
     figures = {"low": {"miou_seen": 0.5}, "high": {"miou_seen": 0.75}}
     figures = {"semantics": {f"stage 2, {name} masks": value for name, value in figures.items()}}
     (folder / "results.json").write_text(json.dumps(figures))
+elif folder.name.startswith("masks_of_"):
+    other = folder.name.removeprefix("masks_of_")
+    parts = (other, folder.parts[-3], "stage_1", "stage_1", "model")
+    assert Path(values["--localizer"]).parts[-5:] == parts and parts[1].startswith("seed_")
+    figures = {"semantics": {"stage 2, masks of stage 1": {"miou_seen": 0.625, "fscore": 0.5}}}
+    (folder / "results.json").write_text(json.dumps(figures))
+elif folder.name == "robustness":
+    own = {"corrected": {"own": {"miou_sounding": 0.5}, "miou_sounding_n": 0.375, "gap": 0.125}}
+    listening = dict.fromkeys(("all", "S4", "MS3", "V2"), own | {"official": {"g_fpr": 0.25}})
+    methods = ["stage 1", "stage 2, masks of stage 1", "stage 2, true masks"]
+    if folder.parent.name.startswith("one_stage"):
+        assert Path(values["--model"]).parts[-2:] == ("stage_2", "model")
+        methods = ["one stage"]
+    figures = {"robustness": dict.fromkeys(methods, listening)}
+    (folder / "results.json").write_text(json.dumps(figures))
 elif folder.name == "longer":
     assert Path(values["--localizer"]).parts[-3:] == ("stage_1_longer", "stage_1", "model")
     figures = {"semantics": {"stage 2, masks of stage 1": {"miou_seen": 0.875}}}
@@ -68,7 +83,8 @@ else:
     prompts = ["no masks"] if values.get("--train_prompts") == "none" else ["masks of stage 1", "true masks"]
     score = 0.5 + 0.1 * seed - 0.25 * (prompts == ["no masks"])
     subsets = {subset: {"miou": 0.25, "num_videos": 3} for subset in ("S4", "MS3", "V2")}
-    figures = {"stage_1": subsets, "stage_2": {prompt: {"miou_seen": score} for prompt in prompts}}
+    stage_2 = {prompt: {"miou_seen": score, "fscore": 0.5} for prompt in prompts}
+    figures = {"stage_1": subsets, "stage_2": stage_2}
     (folder / "all_results.json").write_text(json.dumps(figures))
 """
 
@@ -89,10 +105,11 @@ def queue(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage_1_max_steps": 5, "stage_2_max_steps": 3}))
     monkeypatch.setattr(script, "EXAMPLES", tmp_path / "scripts")
 
-    def run_queue() -> None:
+    def run_queue(*options: str, config: bool = True) -> None:
         (tmp_path / "scripts" / "calls.txt").write_text("")
-        arguments = ["--config", tmp_path / "config.yaml", "--data_dir", tmp_path, "--output_dir", tmp_path / "out"]
-        script.main([*map(str, arguments), "--seeds", "1", "2", "--jobs", "2"])
+        arguments = ["--config", tmp_path / "config.yaml"] if config else []
+        arguments += ["--data_dir", tmp_path, "--output_dir", tmp_path / "out"]
+        script.main([*options, *map(str, arguments), "--seeds", "1", "2", "--jobs", "2"])
 
     return run_queue
 
@@ -219,6 +236,8 @@ def test_each_run_is_made_once_and_the_table_has_them_all(queue, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * (4 * 3 + 5 * 2 + 3 + 2 * 3)
     assert {(row["seed"], row["run"]) for row in rows} == set(product("12", RUNS))
+    costs = {(row["seed"], row["run"]): float(row["cpu_seconds"]) for row in rows}
+    assert all(0 < cost < 60 for cost in costs.values())
 
     finish(tmp_path / "out")
     (tmp_path / "out" / "table.md").unlink()
@@ -298,6 +317,77 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told_at_the_end(queue,
     queue()
     assert sorted(read_calls(tmp_path)) == ["full/longer"] * 2 + ["full/qualities"] * 2
     assert (tmp_path / "out" / "table.md").exists()
+
+
+def test_what_was_trained_hears_other_sounds_where_that_is_asked_for(queue, tmp_path):
+    queue("--robust", "--runs", "stage_1", "full", "one_stage")
+    assert sorted(read_calls(tmp_path)) == sorted(
+        [f"seed_{seed}/{name}" for seed in (1, 2) for name in ("stage_1", "full", "one_stage")]
+        + ["full/qualities", "full/robustness", "one_stage/robustness"] * 2
+    )
+    table = (tmp_path / "out" / "table.md").read_text()
+    figures = "| 0.500 ± 0.000 | 0.375 ± 0.000 | 0.125 ± 0.000 | 0.250 ± 0.000 |"
+    for title in ("adaptive audio query, MS3", "stage 2, masks of stage 1", "stage 2, true masks"):
+        assert f"| {title} {figures}" in table
+    assert f"| {script.TITLES['one_stage']}, no masks {figures}" in table
+    assert "masks of stage 1, to one stage with as many semantic steps" in table
+    assert "masks of a longer stage 1, to" not in table  # which was not trained
+    with pytest.raises(ValueError, match="--runs lacks stage_1"):
+        queue("--runs", "full")
+
+
+def test_the_cost_of_a_run_is_that_of_all_its_calls(tmp_path, monkeypatch):
+    (tmp_path / "busy.py").write_text("import time\nwhile time.process_time() < 0.2: pass\n")
+    monkeypatch.setattr(script, "EXAMPLES", tmp_path)
+    costs = []
+    for _ in range(2):
+        script.call("busy.py", [], tmp_path / "run" / "output.txt")
+        costs.append(json.loads((tmp_path / "run" / "cpu_seconds.json").read_text()))
+    assert costs[0] >= 0.2 and costs[1] >= costs[0] + 0.2
+
+
+def test_later_phases_of_longer_runs_begin_at_the_same_share_of_their_steps(tmp_path):
+    values = {"stage_1_max_steps": 600, "stage_1_phase_2_epoch": 3, "stage_2_max_steps": 300}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | {"stage_2_phase_2_epoch": 2}))
+    args = script.Experiment(config=tmp_path / "config.yaml", data_dir=tmp_path, output_dir=tmp_path / "out")
+    longer, both = (
+        get_arguments(*parse_arguments(script.make_arguments(args, 1, name)))
+        for name in ("stage_1_longer", "one_stage_equal_cost")
+    )
+    assert (longer["stage_1_max_steps"], longer["stage_1_phase_2_epoch"]) == (1800, 9)
+    assert (both["stage_2_max_steps"], both["stage_2_phase_2_epoch"]) == (900, 6)
+
+
+# EASE and AAVS -------------------------------------------------------------------------------------------------------
+
+
+def test_aavs_and_ease_are_each_others_localizers(queue, tmp_path):
+    shutil.copytree(Path(script.__file__).parent / "configs", tmp_path / "scripts" / "configs")
+    queue("ease", config=False)
+    assert sorted(read_calls(tmp_path)) == sorted(
+        [f"seed_{seed}/{name}" for seed in (1, 2) for name in ("stage_1", "full", "one_stage")] * 2
+        + ["full/masks_of_aavs", "full/masks_of_ease"] * 2
+    )
+    upper, scores, gains = map(read_table, (tmp_path / "out" / "table.md").read_text().split("\n\n"))
+    assert set(upper) > {"AAVS", "EASE"}
+    f, other = "0.500 ± 0.000", "0.625 ± 0.000"
+    # Scores are 0.6 and 0.7, of one stage 0.35 and 0.45; 12.7062 * 0.0707107 / sqrt(2) is half the interval.
+    one, own = "0.400 ± 0.635", "0.650 ± 0.635"
+    assert scores["AAVS"] == [f"{mean} / {f}" for mean in (one, own, other, own)]
+    assert scores["EASE"] == [f"{mean} / {f}" for mean in (one, other, own, own)]
+    assert gains["AAVS"] == ["0.250 ± 0.000", "0.225 ± 0.635", "0.250 ± 0.000"]
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        rows = [(row["system"], row["run"], row["prompt"]) for row in csv.DictReader(file)]
+    assert {row for row in rows if row[1] == "full"} == {
+        (system, "full", prompt)
+        for system, prompt in product(("AAVS", "EASE"), ("masks of AAVS", "masks of EASE", "true masks"))
+    }
+    for experiment in ("aavs", "ease"):
+        finish(tmp_path / "out" / experiment)
+    queue("ease", config=False)
+    assert read_calls(tmp_path) == []
+    with pytest.raises(ValueError, match="--config is for the parts of one system: ease has a recipe"):
+        queue("ease")
 
 
 # Table 2 -------------------------------------------------------------------------------------------------------------

@@ -1000,6 +1000,19 @@ def test_the_presets_train_what_the_released_program_trains(name):
         assert (args.stage_2_phase_2_epoch, args.stage_2_epochs, args.stage_2_max_grad_norm) == (20, 60, None)
 
 
+def test_the_released_recipe_in_small_trains_what_the_released_one_trains():
+    recipes = [
+        script.parse_arguments(["--config", str(EXAMPLES / "configs" / f"{name}.yaml")])
+        for name in ("avss", "mini_pretrained")
+    ]
+    released, small = ({**vars(args), "first_frame": None} for _, _, args in recipes)
+    of_size = {name for name in released if re.search("batch_size|max_steps|phase_2_epoch", name)}
+    assert {name for name in released if released[name] != small[name]} == of_size
+    for stage in (1, 2):
+        share = 250 * small[f"stage_{stage}_phase_2_epoch"] / small[f"stage_{stage}_max_steps"]
+        assert share == released[f"stage_{stage}_phase_2_epoch"] / released[f"stage_{stage}_epochs"]
+
+
 @pytest.mark.parametrize("name", ["multi_gpu", "fsdp", "deepspeed_zero2"])
 def test_the_configs_of_accelerate_are_read(name):
     config = load_config_from_file(str(EXAMPLES / "accelerate_configs" / f"{name}.yaml"))

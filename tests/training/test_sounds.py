@@ -110,6 +110,26 @@ def test_off_screen_sounds_of_a_dataset_are_of_other_classes_and_as_loud(clips):
         assert measure_loudness(row) == pytest.approx(measure_loudness(own[clips["video_id"].index(clip["video_id"])]))
 
 
+def test_nothing_that_is_to_be_seen_sounds_in_a_donor(tmp_path):
+    counts = {"v1s": (0, 0, 30), "v1m": (0, 0, 30)}
+    root = make_mini_avsbench(tmp_path / "mini", image_size=32, clips=counts, statistics="avsbench")
+    clips = load_avsbench("avss", root, "test", cache_dir=str(tmp_path / "cache"))
+    record = {
+        name: [{CLASS_NAMES[index] for index in of_clip} for of_clip in clips[name]]
+        for name in ("categories", "visible", "off_screen")
+    }
+    heard = [seen | unseen for seen, unseen in zip(record["categories"], record["off_screen"])]
+    donors = {seed: find_donors(clips, seed) for seed in range(4)}
+    for found in donors.values():
+        assert len(found) > 50
+        assert all(heard[donor.index].isdisjoint(record["visible"][clip]) for clip, donor in found.items())
+    # Without the record some would: bystanders sound elsewhere.
+    blind = [find_donors(clips.remove_columns(["visible", "off_screen"]), seed) for seed in donors]
+    assert any(
+        not heard[donor.index].isdisjoint(record["visible"][clip]) for found in blind for clip, donor in found.items()
+    )
+
+
 def save(folder, name: str, samples: np.ndarray) -> dict:
     soundfile.write(folder / name, samples, 8000, subtype="FLOAT")
     audio = {"bytes": None, "path": str(folder / name)}

@@ -187,6 +187,9 @@ def make_features(config: AVSBenchConfig, semantic: bool, clips: list[Clip]) -> 
         features["color_masks"] = datasets.List(datasets.Image())
         if config.name != "avss":
             features["semantic_masks"] = datasets.List(datasets.Image())
+    for name in ("visible", "off_screen"):
+        if any(getattr(clip, name) is not None for clip in clips):
+            features[name] = datasets.List(category)
     if config.stage1_masks_dir is not None:
         features["stage1_masks"] = datasets.List(datasets.Image())
     return datasets.Features(features)
@@ -229,6 +232,9 @@ def read_clip(clip: Clip, config: AVSBenchConfig, features: datasets.Features) -
         row["color_masks"] = [to_reference(path) for path in mask_paths]
     if "semantic_masks" in features:
         row["semantic_masks"] = [to_png(mask) for mask in masks]
+    for name in ("visible", "off_screen"):
+        if name in features:
+            row[name] = [categories.str2int(category) for category in getattr(clip, name)]
     if "stage1_masks" in features:
         row["stage1_masks"] = find_stage1_masks(clip, Path(config.stage1_masks_dir))
     return row
@@ -332,6 +338,8 @@ def load_avsbench(
           `ms3` of 0 and 1. A training clip of S4 has a mask for its first frame only;
         - **semantic_masks** -- `s4` and `ms3` of AVSBench-semantic: the class indices;
         - **color_masks** -- AVSBench-semantic: the masks in the published colors;
+        - **visible**, **off_screen** -- mini-AVSBench with the statistics of AVSBench: classes that are to be seen,
+          whether they sound or not, and those that sound without being seen;
         - **stage1_masks** -- with `stage1_masks_dir`: for each frame an image from 0 to 255, `None` for clips of which
           it has no folder;
         - **audio** -- `bytes` or `path` of the sound, not decoded: `stepping_stones_hf.media.read_audio` does it.

@@ -68,6 +68,9 @@ class Clip:
     mask_frame_indices: tuple[int, ...]
     audio_path: Path
     raw_video_path: Path | None = None
+    # What is to be seen, whether it sounds or not, and what sounds unseen: the real sets do not say.
+    visible: tuple[str, ...] | None = None
+    off_screen: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.subset}/{self.video_id}"
@@ -343,6 +346,7 @@ def read_semantic_row(data_dir: Path, row: dict[str, str], root: Path | None) ->
         mask_paths=tuple(folder / "labels_rgb" / f"{index}.png" for index in indices),
         mask_frame_indices=tuple(indices),
         audio_path=folder / "audio.wav",
+        **{name: read_categories(row[name]) for name in ("visible", "off_screen") if name in row},
     )
 
 

@@ -18,14 +18,19 @@ The mask of a second holds the objects that sound in it, and what sounds is draw
 be seen: class, size, place, motion and drawing order of an object say nothing about it. At least one object of every
 clip never sounds. Hence the task cannot be solved without listening; and since several classes share a shape or a
 color, and pairs of sources sound together, naming them is harder than finding them.
+
+With `statistics="avsbench"` the set is like AVSBench in this: what can be seen nearly always sounds, what sounds
+usually shows it, classes are many and uneven, and many of them look and sound alike. Hence a network may do well
+without listening.
 """
 
 import csv
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -42,7 +47,21 @@ MANIFEST_NAME = "mini_avsbench.json"
 SUBSETS = {"v1s": 5, "v1m": 5, "v2": 10}  # subset -> seconds, which is also the number of frames
 SPLITS = ("train", "val", "test")
 COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")
+# What a set with these statistics has more: all that can be seen, and what sounds without being seen.
+RECORD_COLUMNS = ("visible", "off_screen")
 DEFAULT_CLIPS = {"v1s": (600, 20, 48), "v1m": (100, 8, 24), "v2": (100, 8, 24)}
+
+# The statistics of AVSBench. Which published figure each number comes from, says the page "Preparing AVSBench". They
+# were fixed before anything was trained on the set, and no result is a reason to change them.
+AVSBENCH_NUM_CLASSES = 24
+AVSBENCH_CLIPS = {"v1s": (432, 48, 92), "v1m": (74, 16, 32), "v2": (120, 16, 48)}
+CLASS_EXPONENT = 1.0  # the class of rank r occurs r ** -1 times as often as the first one
+BYSTANDER_SHARE = 0.12  # clips with an object beside the sources that never sounds
+ALL_SHARE = {"v1s": 1.0, "v1m": 0.6, "v2": 0.9}  # stretches in which all sources sound
+SILENT_SHARE = {"v1s": 0.0, "v1m": 0.05, "v2": 0.05}  # stretches in which none does; in the others some do
+SIGN_SHARE = {True: 0.85, False: 0.1}  # stretches in which an object that sounds, or does not, shows a sign of it
+OFF_SCREEN_SHARE = {"v1s": 0.0, "v1m": 0.1, "v2": 0.1}  # clips in which something else is heard, half of the time
+LARGEST_BLEND = 0.6  # a source's timbre lies up to so far on the way to that of another one of its family
 
 SAMPLING_RATE = 16_000
 # VGGish's own patches begin every 0.96 s, so that the tenth one begins 0.36 s before its second. A source that stops
@@ -68,7 +87,7 @@ def _polygon(*points):
 
 
 # Tones of a part. The body carries the texture of the class, the others are plain.
-BODY, ACCENT, DARK, LIGHT = 1, 2, 3, 4
+BODY, ACCENT, DARK, LIGHT, SIGN = 1, 2, 3, 4, 5
 
 # Shape -> parts in drawing order, about within the unit circle, y pointing down.
 SHAPES = {
@@ -174,6 +193,15 @@ SHAPES = {
 }
 
 
+# What an object shows that seems to sound: a star in a color of its own, whatever the class.
+SIGN_PART = (
+    SIGN,
+    np.array([(np.cos(turn), np.sin(turn)) for turn in np.linspace(0, 2 * np.pi, 16, endpoint=False)])
+    * np.where(np.arange(16) % 2, 0.16, 0.36)[:, None],
+)
+SIGN_COLOR = (150, 255, 20)
+
+
 @dataclass(frozen=True)
 class Look:
     shape: str
@@ -277,14 +305,58 @@ TIMBRES = {
 }
 
 
+# Classes that are taken for one another, by ear; those of most families share a shape, too.
+SOUND_FAMILIES = (
+    ("guitar", "ukulele", "piano"),
+    ("violin", "accordion"),
+    ("trumpet", "saxophone"),
+    ("bell", "handpan"),
+    ("drum", "clock"),
+    ("tiger", "leopard", "lion"),
+    ("bird", "parrot", "duck"),
+    ("dog", "sheep"),
+    ("car", "emergency-car"),
+    ("hair-dryer", "helicopter", "frying-food"),
+)
+
+
+def _blend(own: Timbre, other: Timbre, weight: float) -> Timbre:
+    """
+    A timbre between two: numbers lie between theirs, by the weight of the other one, and what only one has, or cannot
+    be halved, is as in the nearer one.
+    """
+    values = {}
+    for name in (field.name for field in fields(Timbre)):
+        first, second = getattr(own, name), getattr(other, name)
+        if name in ("vibrato", "tremolo", "noise"):  # of which the last number is the depth: at 0 there is none
+            first, second = (
+                (*there[:-1], 0.0) if here[-1] == 0 else here for here, there in ((first, second), (second, first))
+            )
+        if name == "chord" or first is None or second is None:
+            values[name] = first if weight < 0.5 else second
+        elif name in ("pitch", "rate", "resonance", "decay"):  # heard by their ratios
+            values[name] = np.exp((1 - weight) * np.log(first) + weight * np.log(second)).tolist()
+        else:
+            values[name] = ((1 - weight) * np.array(first) + weight * np.array(second)).tolist()
+    return Timbre(**values | {"partials": round(values["partials"])})
+
+
 # Drawing -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Actor:
-    """One object of a clip: what it is and how it looks, moves and sounds in this clip."""
+class Source:
+    """What sounds in a clip, or could."""
 
     name: str
+    timbre: Timbre
+    active: np.ndarray  # (frames,) bool, whether it sounds in that second
+
+
+@dataclass
+class Actor(Source):
+    """One object of a clip: what it is and how it looks, moves and sounds in this clip."""
+
     texture_phase: float
     tint: np.ndarray  # (3,) gains of red, green, blue
     flip: int
@@ -293,7 +365,7 @@ class Actor:
     center: np.ndarray  # (2,) x, y in pixels, halfway through the clip
     drift: np.ndarray  # (2,) pixels over the whole clip
     spin: float  # radians over the whole clip
-    active: np.ndarray  # (frames,) bool, whether it sounds in that second
+    signs: np.ndarray  # (frames,) bool, whether it shows a sign of sounding in that second
 
 
 @cache
@@ -311,19 +383,22 @@ def _scale(name: str, area: float, width: int, height: int) -> float:
     return min((area * width * height / shape_area) ** 0.5, 0.48 * min(width, height) / radius)
 
 
-def _draw_actor(frame: np.ndarray, owner: np.ndarray, actor: Actor, index: int, progress: float) -> None:
+def _draw_actor(
+    frame: np.ndarray, owner: np.ndarray, actor: Actor, index: int, progress: float, sign: bool = False
+) -> None:
     """Draws an object over `frame` (height, width, 3) and writes its `index` into `owner` (height, width).
 
-    `progress` runs from -0.5 to 0.5 over the clip.
+    `progress` runs from -0.5 to 0.5 over the clip. The `sign` of sounding is a part of the object.
     """
     look = LOOKS[actor.name]
+    drawn = [*SHAPES[look.shape], SIGN_PART] if sign else SHAPES[look.shape]
     height, width = owner.shape
     scale = _scale(actor.name, actor.area, width, height)
     angle = actor.rotation + actor.spin * progress
     to_frame = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     to_frame[:, 0] *= actor.flip
     center = actor.center + actor.drift * progress
-    polygons = [polygon @ to_frame.T + center for _, polygon in SHAPES[look.shape]]
+    polygons = [polygon @ to_frame.T + center for _, polygon in drawn]
     corners = np.concatenate(polygons)
     left, top = np.maximum(corners.min(axis=0) - 1, 0).astype(int).tolist()
     right, bottom = np.minimum(corners.max(axis=0) + 2, (width, height)).astype(int).tolist()
@@ -333,8 +408,8 @@ def _draw_actor(frame: np.ndarray, owner: np.ndarray, actor: Actor, index: int, 
     size = ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING)
     parts, shares = Image.new("RGB", size), Image.new("RGB", size)
     pens = ImageDraw.Draw(parts), ImageDraw.Draw(shares)
-    colors = {BODY: (0, 0, 0), ACCENT: look.accent, DARK: (28, 24, 28), LIGHT: (228, 228, 220)}
-    for (tone, _), polygon in zip(SHAPES[look.shape], polygons):
+    colors = {BODY: (0, 0, 0), ACCENT: look.accent, DARK: (28, 24, 28), LIGHT: (228, 228, 220), SIGN: SIGN_COLOR}
+    for (tone, _), polygon in zip(drawn, polygons):
         points = ((polygon - (left, top)) * SUPERSAMPLING).ravel().tolist()
         pens[0].polygon(points, fill=colors[tone], outline=colors[DARK])
         pens[1].polygon(points, fill=(255 * (tone == BODY), 255, 0), outline=(0, 255, 0))
@@ -427,16 +502,16 @@ def _runs(active: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
 
-def _soundtrack(actors: list[Actor], seconds: int, rng: np.random.Generator) -> np.ndarray:
+def _soundtrack(sources: list[Source], seconds: int, rng: np.random.Generator) -> np.ndarray:
     """(samples,) float in [-1, 1]: all sources over a faint noise floor."""
     noise_floor = np.exp(rng.uniform(np.log(3e-4), np.log(5e-3)))
     mixture = noise_floor * rng.standard_normal(seconds * SAMPLING_RATE, dtype=np.float32)
-    for actor in actors:
-        timbre = TIMBRES[actor.name]
+    for source in sources:
+        timbre = source.timbre
         pitch = np.exp(rng.uniform(*np.log(timbre.pitch)))
         brightness = rng.uniform(-0.15, 0.15)
         peak = np.exp(rng.uniform(np.log(0.3), np.log(0.8)))
-        for first, end in _runs(actor.active):
+        for first, end in _runs(source.active):
             begin = int((first + rng.uniform(0, 0.06)) * SAMPLING_RATE)
             stop = int((end - REST_SECONDS) * SAMPLING_RATE)
             run = _synthesize(timbre, pitch, brightness, stop - begin, rng)
@@ -503,7 +578,12 @@ def _sample_actors(subset, clip_key, num_classes, width, height, rng) -> list[Ac
     names = _cast(clip_key, num_sources + num_silent, num_classes)
     active = np.zeros((SUBSETS[subset], len(names)), dtype=bool)
     active[:, :num_sources] = _schedule(subset, num_sources, rng)
+    timbres = [TIMBRES[name] for name in names]
+    return _make_actors(names, timbres, active, np.zeros_like(active), width, height, rng)
 
+
+def _make_actors(names, timbres, active, signs, width, height, rng) -> list[Actor]:
+    """Objects of these classes in a random drawing order; `active` and `signs` are (frames, objects)."""
     order = rng.permutation(len(names))
     areas = rng.uniform(0.09, min(0.2, 0.48 / len(names)), len(names))
     scales = [_scale(names[i], area, width, height) for i, area in zip(order, areas)]
@@ -511,6 +591,8 @@ def _sample_actors(subset, clip_key, num_classes, width, height, rng) -> list[Ac
     return [
         Actor(
             name=names[i],
+            timbre=timbres[i],
+            active=active[:, i],
             texture_phase=rng.uniform(0, 6),
             tint=rng.uniform(0.75, 1.15) * rng.uniform(0.92, 1.08, 3).astype(np.float32),
             flip=rng.choice((-1, 1)),
@@ -519,19 +601,128 @@ def _sample_actors(subset, clip_key, num_classes, width, height, rng) -> list[Ac
             center=center,
             drift=rng.uniform(-0.12, 0.12, 2) * height,
             spin=np.deg2rad(rng.uniform(-25, 25)),
-            active=active[:, i],
+            signs=signs[:, i],
         )
         for i, area, center in zip(order, areas, _place(radii, width, height, rng))
     ]
 
 
+# Scenes with the statistics of AVSBench ----------------------------------------------------------------------------
+
+
+def _draw_classes(size: int, num_classes: int, rng: np.random.Generator) -> list[str]:
+    """`size` different classes, the first of `LOOKS` most often."""
+    weights = np.arange(1, num_classes + 1) ** -CLASS_EXPONENT
+    return [list(LOOKS)[i] for i in rng.choice(num_classes, size, replace=False, p=weights / weights.sum())]
+
+
+def _draw_timbre(name: str, rng: np.random.Generator) -> Timbre:
+    """A timbre of the class, somewhere on the way to that of another class of its family."""
+    (family,) = (family for family in SOUND_FAMILIES if name in family)
+    other = rng.choice([member for member in family if member != name])
+    return _blend(TIMBRES[name], TIMBRES[other], rng.uniform(0, LARGEST_BLEND))
+
+
+def _draw_stretches(subset: str, rng: np.random.Generator) -> np.ndarray:
+    """(seconds,) the number of the stretch that each second belongs to; within one nothing begins or stops."""
+    if subset == "v1s":
+        return np.zeros(SUBSETS[subset], dtype=int)
+    durations = rng.integers(1, 3 if subset == "v1m" else 4, SUBSETS[subset])
+    return np.repeat(np.arange(len(durations)), durations)[: SUBSETS[subset]]
+
+
+def _draw_sounding(subset: str, num_sources: int, rng: np.random.Generator) -> np.ndarray:
+    """(sources,) bool: all of them, some or none, for a stretch."""
+    share = rng.random()
+    if share < SILENT_SHARE[subset]:
+        return np.zeros(num_sources, dtype=bool)
+    sounding = np.ones(num_sources, dtype=bool)
+    if share >= SILENT_SHARE[subset] + ALL_SHARE[subset] and num_sources > 1:
+        sounding[rng.permutation(num_sources)[: rng.integers(1, num_sources)]] = False
+    return sounding
+
+
+def _sample_avsbench_scene(subset, num_classes, width, height, rng) -> tuple[list[Actor], list[Source]]:
+    """The objects of a clip in drawing order, and what sounds without being seen."""
+    num_sources = {"v1s": 1, "v1m": rng.integers(2, 4), "v2": rng.integers(1, 4)}[subset]
+    num_objects = num_sources + (rng.random() < BYSTANDER_SHARE)
+    *names, other = _draw_classes(num_objects + 1, num_classes, rng)
+
+    stretches = _draw_stretches(subset, rng)
+    active = np.zeros((stretches[-1] + 1, num_objects), dtype=bool)
+    while not active.any():
+        for sounding in active:
+            sounding[:num_sources] = _draw_sounding(subset, num_sources, rng)
+    signs = rng.random(active.shape) < np.where(active, SIGN_SHARE[True], SIGN_SHARE[False])
+    timbres = [_draw_timbre(name, rng) for name in names]
+    actors = _make_actors(names, timbres, active[stretches], signs[stretches], width, height, rng)
+    if rng.random() >= OFF_SCREEN_SHARE[subset]:
+        return actors, []
+    heard = rng.random(len(active)) < 0.5
+    heard[rng.integers(len(active))] = True
+    return actors, [Source(other, _draw_timbre(other, rng), heard[stretches])]
+
+
+# What is known of pictures and of sounds apart ---------------------------------------------------------------------
+
+
+def draw_scene(seed: int, index: int, image_size: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """
+    A picture, and what is to be seen in it: what a set of annotated pictures such as ADE20K has, and nothing of sound.
+    It has one to four objects of different classes, all classes alike, and half of them show the sign of sounding.
+
+    Args:
+        seed (`int`), index (`int`):
+            What the picture follows from.
+        image_size (`int`, *optional*, defaults to 96):
+            Its height in pixels. Half of the pictures are square, the others a third wider.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: the picture, uint8 `(height, width, 3)`, and the class of each pixel, uint8
+        `(height, width)`, an index of [`~data.labels.CLASS_NAMES`].
+    """
+    rng = _generator(seed, index, 3)
+    width, height = (image_size, image_size) if rng.random() < 0.5 else (image_size * 4 // 3, image_size)
+    names = [list(LOOKS)[i] for i in rng.permutation(len(LOOKS))[: rng.integers(1, 5)]]
+    silent, signs = np.zeros((1, len(names)), dtype=bool), rng.random((1, len(names))) < 0.5
+    actors = _make_actors(names, [TIMBRES[name] for name in names], silent, signs, width, height, rng)
+    frame, owner = _background(rng, width, height), np.zeros((height, width), dtype=np.uint8)
+    for number, actor in enumerate(actors, start=1):
+        _draw_actor(frame, owner, actor, number, rng.uniform(-0.5, 0.5), actor.signs[0])
+    frame = np.clip(frame * rng.uniform(0.93, 1.07), 0, 255).astype(np.uint8)
+    return frame, np.array([0, *(CLASS_NAMES.index(actor.name) for actor in actors)], dtype=np.uint8)[owner]
+
+
+def draw_sound(seed: int, index: int, seconds: int = 5) -> tuple[np.ndarray, int]:
+    """
+    The sound of one source, and its class: what a set of annotated sounds such as AudioSet has, and nothing of looks.
+    All classes are alike, their timbres as with the statistics of AVSBench.
+
+    Args:
+        seed (`int`), index (`int`):
+            What the sound follows from.
+        seconds (`int`, *optional*, defaults to 5):
+            Its length.
+
+    Returns:
+        `tuple[np.ndarray, int]`: the sound, float `(samples,)` at 16 kHz, and its class, an index of
+        [`~data.labels.CLASS_NAMES`].
+    """
+    rng = _generator(seed, index, 4)
+    name = list(LOOKS)[rng.integers(len(LOOKS))]
+    source = Source(name, _draw_timbre(name, rng), np.ones(seconds, dtype=bool))
+    return _soundtrack([source], seconds, rng), CLASS_NAMES.index(name)
+
+
 # Files -------------------------------------------------------------------------------------------------------------
 
 
-def _write_clip(root: Path, subset: str, split: str, index: int, seed: int, image_size: int, num_classes: int) -> dict:
+def _write_clip(
+    root: Path, subset: str, split: str, index: int, seed: int, image_size: int, num_classes: int, statistics: str
+) -> dict:
     """Writes one clip and returns its row of metadata.csv."""
     clip_key = (seed, list(SUBSETS).index(subset), SPLITS.index(split), index)
-    rng = _generator(*clip_key, 0)
+    rng = _generator(*clip_key, 0 if statistics == "independent" else 2)
     seconds = SUBSETS[subset]
     # As in the real set, v1 is square and v2 keeps the shape of its videos.
     width, height = (image_size * 4 // 3 if subset == "v2" else image_size), image_size
@@ -545,8 +736,11 @@ def _write_clip(root: Path, subset: str, split: str, index: int, seed: int, imag
     for name in ("frames", "labels_rgb", "labels_semantic"):
         (folder / name).mkdir(parents=True)
 
-    actors = _sample_actors(subset, clip_key, num_classes, width, height, rng)
-    soundtrack = _soundtrack(actors, seconds, rng)
+    if statistics == "independent":
+        actors, off_screen = _sample_actors(subset, clip_key, num_classes, width, height, rng), []
+    else:
+        actors, off_screen = _sample_avsbench_scene(subset, num_classes, width, height, rng)
+    soundtrack = _soundtrack([*actors, *off_screen], seconds, rng)
     soundfile.write(folder / "audio.wav", soundtrack, SAMPLING_RATE, subtype="PCM_16")
 
     background = _background(rng, width, height)
@@ -554,7 +748,7 @@ def _write_clip(root: Path, subset: str, split: str, index: int, seed: int, imag
     for second in range(seconds):
         frame, owner = background.copy(), np.zeros((height, width), dtype=np.uint8)
         for number, actor in enumerate(actors, start=1):
-            _draw_actor(frame, owner, actor, number, second / (seconds - 1) - 0.5)
+            _draw_actor(frame, owner, actor, number, second / (seconds - 1) - 0.5, actor.signs[second])
         frame = np.clip(frame * rng.uniform(0.93, 1.07), 0, 255).astype(np.uint8)
         Image.fromarray(frame).save(folder / "frames" / f"{second}.jpg", quality=90)
         if (subset, split) == ("v1s", "train") and second > 0:
@@ -565,11 +759,16 @@ def _write_clip(root: Path, subset: str, split: str, index: int, seed: int, imag
 
     sounding = sorted(actor.name for actor in actors if actor.active.any())
     minutes, remainder = divmod(start, 60)
-    return dict(zip(COLUMNS, (vid, uid, minutes, remainder, "_".join(sounding), split, subset)))
+    row = dict(zip(COLUMNS, (vid, uid, minutes, remainder, "_".join(sounding), split, subset)))
+    for column, found in zip(RECORD_COLUMNS, (actors, off_screen)):
+        row[column] = "_".join(sorted(source.name for source in found))
+    return row
 
 
 def _write_set(root: Path, manifest: dict) -> None:
-    arguments = {name: manifest[name] for name in ("seed", "image_size", "num_classes")}
+    statistics = manifest.get("statistics", "independent")
+    columns = COLUMNS if statistics == "independent" else COLUMNS + RECORD_COLUMNS
+    arguments = {name: manifest[name] for name in ("seed", "image_size", "num_classes")} | {"statistics": statistics}
     rows = [
         _write_clip(root, subset, split, index, **arguments)
         for subset, counts in manifest["clips"].items()
@@ -577,7 +776,7 @@ def _write_set(root: Path, manifest: dict) -> None:
         for index in range(count)
     ]
     with open(root / "metadata.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     label2idx = {name: index + 1 for index, name in enumerate(CLASS_NAMES)}
@@ -589,16 +788,17 @@ def make_mini_avsbench(
     root: str | os.PathLike,
     seed: int = 0,
     image_size: int = 96,
-    num_classes: int = 8,
+    num_classes: int | None = None,
     clips: dict[str, tuple[int, int, int]] | None = None,
+    statistics: Literal["independent", "avsbench"] = "independent",
 ) -> Path:
     """
     Makes a mini-AVSBench in the folder layout of AVSBench-semantic.
 
     The set is built in a hidden folder beside `root` and renamed when it is complete. A `root` that already holds the
     set made with the same arguments is left as it is. A clip depends on nothing but the seed, the subset, the split,
-    its own place in the split, the frame size and the number of classes: a larger set begins with the clips of a
-    smaller one, and the same arguments give the same files.
+    its own place in the split, the frame size, the number of classes and the statistics: a larger set begins with the
+    clips of a smaller one, and the same arguments give the same files.
 
     Frames of v1s and v1m are square and those of v2 a third wider, sounds have one channel of 16 kHz. What sounds in
     second t sounds within it, and has died away 0.37 s before the second after which it stops: patches that begin
@@ -611,11 +811,19 @@ def make_mini_avsbench(
             Any non-negative integer.
         image_size (`int`, *optional*, defaults to 96):
             Height of the frames in pixels.
-        num_classes (`int`, *optional*, defaults to 8):
-            How many of the 71 classes occur, at least 4: the first ones of `LOOKS`.
+        num_classes (`int`, *optional*):
+            How many of the 71 classes occur, at least 4: the first ones of `LOOKS`. Defaults to 8, with the
+            statistics of AVSBench to 24.
         clips (`dict[str, tuple[int, int, int]]`, *optional*):
             Number of clips in train, val and test for each of the subsets `v1s`, `v1m`, `v2`; a subset that is not
-            named gets none. Defaults to `DEFAULT_CLIPS`.
+            named gets none. Defaults to `DEFAULT_CLIPS`, with the statistics of AVSBench to `AVSBENCH_CLIPS`.
+        statistics (`str`, *optional*, defaults to `"independent"`):
+            `"independent"`: what sounds is independent of all that can be seen, every clip shows something silent, and
+            classes are even. `"avsbench"`: as in AVSBench, what can be seen nearly always sounds and usually shows it
+            (a star on the object), classes are uneven, and their timbres overlap; some seconds are silent, and in some
+            something sounds that is not in the picture, nor in the masks. `metadata.csv` then has two more columns,
+            `visible`, the classes that are drawn, whether they sound or not, and `off_screen`, those that are heard
+            alone. "Preparing AVSBench" has the numbers, and where each of them comes from.
 
     Returns:
         `Path`: `root`, absolute.
@@ -625,7 +833,11 @@ def make_mini_avsbench(
         `FileExistsError`: `root` holds anything else than this set.
     """
     root = Path(root).resolve()
-    clips = DEFAULT_CLIPS if clips is None else clips
+    if statistics not in ("independent", "avsbench"):
+        raise ValueError(f'`statistics` must be "independent" or "avsbench", but is {statistics!r}.')
+    defaults = (8, DEFAULT_CLIPS) if statistics == "independent" else (AVSBENCH_NUM_CLASSES, AVSBENCH_CLIPS)
+    num_classes = defaults[0] if num_classes is None else num_classes
+    clips = defaults[1] if clips is None else clips
     if not 4 <= num_classes <= len(LOOKS):
         raise ValueError(f"`num_classes` must be between 4 and {len(LOOKS)}, but is {num_classes}.")
     if image_size < 32:
@@ -635,6 +847,8 @@ def make_mini_avsbench(
     counts = {subset: list(clips.get(subset, (0, 0, 0))) for subset in SUBSETS}
     arguments = {"seed": seed, "image_size": image_size, "num_classes": num_classes, "clips": counts}
     manifest = {"version": FORMAT_VERSION, **arguments}
+    if statistics != "independent":
+        manifest["statistics"] = statistics
 
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         path = root / MANIFEST_NAME
@@ -651,4 +865,21 @@ def make_mini_avsbench(
     return root
 
 
-__all__ = ["DEFAULT_CLIPS", "LOOKS", "TIMBRES", "make_mini_avsbench"]
+def find_mini_avsbench(folder: str | os.PathLike, statistics: Literal["independent", "avsbench"]) -> Path:
+    """The mini-AVSBench of a run in the run's folder, which is made there unless it is there already."""
+    root = Path(folder, "mini-avsbench" if statistics == "independent" else "mini-avsbench-like-avsbench")
+    if not root.exists():
+        make_mini_avsbench(root, statistics=statistics)
+    return root
+
+
+__all__ = [
+    "AVSBENCH_CLIPS",
+    "DEFAULT_CLIPS",
+    "LOOKS",
+    "TIMBRES",
+    "draw_scene",
+    "draw_sound",
+    "find_mini_avsbench",
+    "make_mini_avsbench",
+]

@@ -24,6 +24,8 @@ from transformers.models.mask2former.modeling_mask2former import (
     multi_scale_deformable_attention,
 )
 
+from .modeling_base import is_cpu_inference
+
 
 def gather_points(
     value: torch.Tensor,
@@ -125,9 +127,7 @@ class MultiScaleDeformableAttention(nn.Module):
     ) -> torch.Tensor:
         inputs = (value, value_spatial_shapes_list, sampling_locations, attention_weights)
         # The gradients of a lookup are slower than those of `grid_sample`, and compilers do better with the latter.
-        # Gradient checkpointing with reentry has no gradients at first, but has to be rounded as it is later.
-        learns = self.training or torch.is_grad_enabled() and any(item.requires_grad for item in (value, *inputs[2:]))
-        if value.device.type == "cpu" and not learns and not torch.compiler.is_compiling():
+        if is_cpu_inference(self, value, sampling_locations, attention_weights):
             return gather_points(*inputs)
         return multi_scale_deformable_attention(*inputs)
 

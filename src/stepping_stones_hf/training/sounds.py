@@ -185,9 +185,17 @@ def read_class_names(clips: datasets.Dataset) -> list[set[str]]:
     return [{CLASS_NAMES[index] for index in of_clip if index} for of_clip in read_classes(clips)]
 
 
+def read_record(clips: datasets.Dataset, column: str) -> list[set[str]] | None:
+    """What a dataset says to be `visible` in each clip, or heard `off_screen`, by name, if it says so."""
+    if column not in clips.column_names:
+        return None
+    return [{CLASS_NAMES[index] for index in of_clip} for of_clip in clips[column]]
+
+
 def find_donors(clips: datasets.Dataset, seed: int) -> dict[int, Donor]:
     """
-    [`draw_donors`] for the clips of a dataset.
+    [`draw_donors`] for the clips of a dataset. Where it records what is to be seen and what sounds unseen, as
+    mini-AVSBench with the statistics of AVSBench does, nothing that is to be seen sounds in a donor.
 
     Raises:
         `ValueError`: as [`read_class_names`], or no clip has a donor.
@@ -206,7 +214,10 @@ def prepare_draw(clips: datasets.Dataset) -> DonorDraw:
     """
     classes, rows = read_class_names(clips), EncodedRows(clips, ["num_frames", "audio"])
     loudness = [measure_loudness(rows[index]) for index in range(len(rows))]
-    draw = DonorDraw(clips["subset"], clips["video_id"], classes, loudness=loudness)
+    visible, off_screen = read_record(clips, "visible"), read_record(clips, "off_screen")
+    if off_screen is not None:
+        classes = [seen | unseen for seen, unseen in zip(classes, off_screen)]
+    draw = DonorDraw(clips["subset"], clips["video_id"], classes, visible, loudness)
     if not any(draw.find_candidates(clip)[0] for clip in range(len(clips))):
         raise ValueError(
             f"None of the {len(clips)} clips has an off-screen sound: no other clip of its subset has a sound of other"

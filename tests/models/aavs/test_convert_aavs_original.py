@@ -21,7 +21,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from stepping_stones_hf import AAVSForAudioVisualSegmentation, VGGishConfig, VGGishModel, load_mask2former_weights
 from stepping_stones_hf.cli import main
-from stepping_stones_hf.models.aavs.convert_aavs_original import get_own_fields, rename_key
+from stepping_stones_hf.models.aavs.convert_aavs_original import OUTPUT_PROJECTIONS, get_own_fields, rename_key
 
 from .conftest import make_config
 
@@ -210,6 +210,17 @@ def test_same_number_of_queries_keeps_the_pretrained_ones(mask2former):
     assert not any("queries" in name for name in load_mask2former_weights(model, folder))
     queries = model.model.decoder.audio_query.queries_features.weight
     assert torch.equal(queries, source.model.transformer_module.queries_features.weight)
+
+
+def test_a_first_stage_starts_from_mask2former_without_its_output_projections(mask2former):
+    source, folder = mask2former
+    model = AAVSForAudioVisualSegmentation(make_config(hidden_dim=32, num_labels=2, apply_output_projection=False))
+    new = load_mask2former_weights(model, folder)
+    assert not any(OUTPUT_PROJECTIONS.search(name) for name in model.state_dict())
+    assert not any("sampling_offsets" in name or ".mlp.fc" in name for name in new)
+    name = "encoder.layers.0.self_attn.value_proj.weight"
+    theirs = source.model.pixel_level_module.decoder.get_parameter(name)
+    assert torch.equal(model.model.pixel_decoder.get_parameter(name), theirs)
 
 
 def test_a_mask2former_of_another_shape_is_refused(mask2former):

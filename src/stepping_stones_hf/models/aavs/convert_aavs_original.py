@@ -252,7 +252,10 @@ def load_mask2former_weights(
     not_loaded = set(info["missing_keys"]) | mismatched
     source = {rename_key(key): value for key, value in mask2former.state_dict().items() if key not in not_loaded}
     expected = model.state_dict()
-    surplus = [key for key in source if key not in expected and not DROPPED_KEYS.search(key)]
+    idle = DROPPED_KEYS
+    if not model.config.apply_output_projection:
+        idle = re.compile(f"{DROPPED_KEYS.pattern}|{OUTPUT_PROJECTIONS.pattern}")
+    surplus = [key for key in source if key not in expected and not idle.search(key)]
     if surplus:
         raise ValueError(
             f"{pretrained_model_name_or_path} has {len(surplus)} parameters that this model has no place for, such as "

@@ -64,6 +64,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..deformable_attention import DeformableAttention, MultiScaleDeformableAttention, get_reference_points
+from ..linear import linear
 from ..loss_mask_classification import MaskClassificationLoss
 from ..modeling_base import (
     AudioVisualModelMixin,
@@ -72,6 +73,7 @@ from ..modeling_base import (
     call_directly,
     checkpoint_layer,
     init_as_torch,
+    is_cpu_inference,
     resize_prompt,
 )
 from ..pair_loss import make_pair_head
@@ -82,6 +84,10 @@ from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_
 
 # The decoder visits the feature maps of strides 32, 16 and 8 in turn.
 NUM_FEATURE_LEVELS = 3
+
+# Where nothing learns, CPUs compute layers of Swin on so many patches at a time: what is larger leaves their caches, and
+# new memory is handed out page by page.
+MAX_PATCHES = 9216
 
 
 @auto_docstring(
@@ -237,15 +243,29 @@ class AAVSDeformableAttention(AAVSAdapterMixin, DeformableAttention):
 
 def add_adapter(module: nn.Module, adapted_class: type[AAVSAdapterMixin], reduction: int) -> None:
     """Gives a module of transformers an adapter."""
-    linear = getattr(module, adapted_class.adapted)
+    layer = getattr(module, adapted_class.adapted)
     # A new layer, since the random numbers that it draws are part of what a seed stands for.
-    setattr(module, adapted_class.adapted, nn.Linear(linear.in_features, linear.out_features))
+    setattr(module, adapted_class.adapted, nn.Linear(layer.in_features, layer.out_features))
     names = [name for name, _ in module.named_children()]
-    module.adapter = AAVSAdapter(linear.out_features, reduction)
+    module.adapter = AAVSAdapter(layer.out_features, reduction)
     module.__class__ = adapted_class
     # Right after the layer: the order of the parameters, too, is part of it, by the rounding of their norm.
     for name in names[names.index(adapted_class.adapted) + 1 :]:
         module._modules[name] = module._modules.pop(name)
+
+
+class AAVSSwinLayer(SwinLayer):
+    def forward(
+        self, hidden_states: torch.Tensor, input_dimensions: tuple[int, int], **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # hidden_states: (frames, height * width, channels)
+        forward = super().forward
+        num_frames = max(1, MAX_PATCHES // hidden_states.shape[1])
+        if not is_cpu_inference(self, hidden_states) or len(hidden_states) <= num_frames:
+            return forward(hidden_states, input_dimensions, **kwargs)
+        outputs = [forward(frames, input_dimensions, **kwargs) for frames in hidden_states.split(num_frames)]
+        hidden_states, attentions = zip(*outputs)
+        return torch.cat(hidden_states), None if attentions[0] is None else torch.cat(attentions)
 
 
 class AAVSSwinBackbone(SwinBackbone):
@@ -257,6 +277,7 @@ class AAVSSwinBackbone(SwinBackbone):
         self.swin.layernorm = nn.Identity()
         for stage in self.swin.encoder.layers:
             for block in stage.blocks:
+                block.__class__ = AAVSSwinLayer
                 add_adapter(block.attention, AAVSSwinAttention, config.adapter_reduction)
                 add_adapter(block.mlp, AAVSSwinMLP, config.adapter_reduction)
                 # The released program's rate is the same in every block; transformers' grows with depth.
@@ -284,7 +305,9 @@ class AAVSPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderE
         dropout = partial(nn.functional.dropout, p=self.dropout, training=self.training)
         attended = self.self_attn(hidden_states, position_embeddings, reference_points, spatial_shapes)
         hidden_states = self.self_attn_layer_norm(hidden_states + dropout(attended))
-        update = dropout(nn.functional.relu(self.fc1(hidden_states)), p=self.activation_dropout)
+        # In place, without new memory, unless a hook on gradients may have its eye on what the layer gives.
+        update = nn.functional.relu(self.fc1(hidden_states), inplace=not torch.is_grad_enabled())
+        update = dropout(update, p=self.activation_dropout)
         return self.final_layer_norm(hidden_states + dropout(self.fc2(update)))
 
 
@@ -299,6 +322,14 @@ class AAVSPixelDecoder(Mask2FormerPixelDecoder):
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> Mask2FormerPixelDecoderOutput:
         # each (frames, channels, h, w), of strides 4 to 32
+        if is_cpu_inference(self, *feature_maps) and len(feature_maps[0]) > 1:
+            frames = [self.forward(maps) for maps in zip(*(feature_map.split(1) for feature_map in feature_maps))]
+            return Mask2FormerPixelDecoderOutput(
+                multi_scale_features=tuple(
+                    torch.cat(level) for level in zip(*(frame.multi_scale_features for frame in frames))
+                ),
+                mask_features=torch.cat([frame.mask_features for frame in frames]),
+            )
         levels = [
             projection(feature_map) for projection, feature_map in zip(self.input_projections, feature_maps[::-1])
         ]
@@ -419,7 +450,7 @@ class AAVSMaskedCrossAttention(nn.Module):
         input_shape = hidden_states.shape[:-1]
         inputs = (hidden_states + query_position_embeddings, memory + key_position_embeddings, memory)
         query, key, value = (
-            nn.functional.linear(x, weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            linear(x, weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for x, weight, bias in zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
         )
 
@@ -531,7 +562,7 @@ class AAVSPreTrainedModel(AudioVisualPreTrainedMixin, Mask2FormerPreTrainedModel
     main_input_name = "pixel_values"
     input_modalities = ("image", "audio")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SwinLayer", "AAVSPixelDecoderLayer", "AAVSDecoderLayer"]
+    _no_split_modules = ["AAVSSwinLayer", "AAVSPixelDecoderLayer", "AAVSDecoderLayer"]
     # In checkpoints of models without output projections they came along and did nothing.
     _keys_to_ignore_on_load_unexpected = [r"self_attn\.(out|output)_proj\."]
     _supports_sdpa = True
