@@ -34,8 +34,8 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
     Args:
         input (`torch.Tensor` of shape `(..., in_features)`):
             Vectors.
-        weight (`torch.Tensor` of shape `(out_features, in_features)`), bias (`torch.Tensor` of shape `(out_features,)`):
-            Of the layer.
+        weight (`torch.Tensor` of shape `(out_features, in_features)`), bias (`torch.Tensor`, *optional*):
+            Of the layer; the bias has shape `(out_features,)`.
 
     Returns:
         `torch.Tensor` of shape `(..., out_features)`.

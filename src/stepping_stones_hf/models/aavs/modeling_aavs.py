@@ -85,8 +85,8 @@ from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_
 # The decoder visits the feature maps of strides 32, 16 and 8 in turn.
 NUM_FEATURE_LEVELS = 3
 
-# Where nothing learns, CPUs compute layers of Swin on so many patches at a time: what is larger leaves their caches, and
-# new memory is handed out page by page.
+# Where nothing learns, CPUs compute layers of Swin on so many patches at a time: what is larger leaves their caches,
+# and new memory is handed out page by page.
 MAX_PATCHES = 9216
 
 
