@@ -101,6 +101,8 @@ STAGE_2 = {
     "low": "stage 2, low masks",
     "high": "stage 2, high masks",
     "oracle": "stage 2, true masks",
+    # What stage 1 makes of the own sound, whatever stage 2 hears.
+    "stale": "stage 2, stale masks of stage 1",
 }
 
 
@@ -126,7 +128,7 @@ class EvaluationArguments:
         default=None,
         metadata={
             "help": "Prompts of stage 2: the masks of stage 1 (default), true masks, or these with the errors of a"
-            " stage 1 of low or high quality.",
+            " stage 1 of low or high quality; or, with other sounds, the stale masks of a stage 1 that hears the own.",
             "choices": list(STAGE_2),
         },
     )
@@ -137,8 +139,8 @@ class EvaluationArguments:
         default_factory=list,
         metadata={
             "help": "Other sounds to hear too: that of a clip of other classes (shuffled) or of other super-classes"
-            " (offscreen), none, or noise as loud as the sound.",
-            "choices": ["shuffled", *NEGATIVES],
+            " (offscreen), none, noise as loud as the sound, or both of these (fused).",
+            "choices": ["shuffled", "fused", *NEGATIVES],
         },
     )
     robust: bool = field(
@@ -146,6 +148,13 @@ class EvaluationArguments:
         metadata={
             "help": "Whether the models listen: with --counterfactuals offscreen silence noise, for the masks of stage"
             " 1 and true ones as prompts, and for other systems, whose folders have one for each sound."
+        },
+    )
+    sound_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stage 1, or one stage, leaves frames unmarked whose sound goes with what is seen by a smaller"
+            " probability. For models with a pair loss; 0.5, or what suits the validation split."
         },
     )
     label_size: int | None = field(
@@ -226,6 +235,11 @@ def find_stages(args: EvaluationArguments) -> tuple[Path | None, Path | None, li
         return localizer, folder, [None]
 
     prompts = args.prompts or (["stage1", "oracle"] if args.robust else ["stage1"])
+    if "stale" in prompts and (localizer is None or not args.counterfactuals or args.stage1_masks_dir is not None):
+        raise ValueError(
+            "--prompts stale is what a stage 1 that runs makes of the own sound while stage 2 hears another one: it"
+            " needs a localizer, and --counterfactuals or --robust."
+        )
     if "stage1" in prompts and localizer is None and args.stage1_masks_dir is None:
         raise ValueError(
             f"{folder} is stage 2 without localizer/: give --localizer or the masks of one (--stage1_masks_dir), or"
@@ -346,7 +360,7 @@ def make_collators(run: Evaluation, prompts: list[str | None]) -> dict[str | Non
     """By prompt what makes the batches of stage 2."""
     collators = {}
     for prompt in prompts:
-        source = "truth" if prompt == "oracle" else prompt
+        source = {"oracle": "truth", "stale": "stage1"}.get(prompt, prompt)
         if prompt in ("low", "high"):
             rows, image_processor = run.label_collator.prepare(run.clips), run.model.processor.image_processor
             source = calibrate_prompts(rows, image_processor, QUALITIES[prompt], run.args.seed)
@@ -366,12 +380,14 @@ def score_localizer(run: Evaluation, sound: str, heard: Dataset) -> Path:
         heard,
         store,
         cache_dir=run.args.cache_audio_features,
+        sound_threshold=run.args.sound_threshold,
         **run.loading,
     )
     run.scores.setdefault(STAGE_1, {})[sound] = scores
     if sound != "own":
         return partial_folder(store)
-    finish_store(run.accelerator, store, run.localizer.folder, run.clips, scores)
+    threshold = run.args.sound_threshold
+    finish_store(run.accelerator, store, run.localizer.folder, run.clips, scores, sound_threshold=threshold)
     return store
 
 
@@ -391,9 +407,15 @@ def score_model(
         run.accelerator.wait_for_everyone()
     run.scores.setdefault(method, {})[sound] = evaluate(
         run.accelerator,
-        WithMasks(heard, masks_dir) if prompt == "stage1" else heard,
+        WithMasks(heard, masks_dir) if prompt in ("stage1", "stale") else heard,
         collator,
-        partial(segment, run.model.model, run.model.processor),
+        # The masks of stage 1 are empty already where no sound goes with what is seen.
+        partial(
+            segment,
+            run.model.model,
+            run.model.processor,
+            sound_threshold=run.args.sound_threshold if prompt is None else None,
+        ),
         FrameScores(len(CLASS_NAMES)),
         **run.loading,
         **options,
@@ -422,7 +444,8 @@ def mark_clip(run: Evaluation, clip: dict) -> dict[str, np.ndarray]:
 
     marks = {}
     if run.localizer is not None:
-        scores = localize(run.localizer.model, run.localizer.processor, make_inputs(run.localizer))
+        inputs = make_inputs(run.localizer)
+        scores = localize(run.localizer.model, run.localizer.processor, inputs, run.args.sound_threshold)
         marks[STAGE_1] = make_prompts(scores).bool().cpu().numpy()
         masks = 255 * marks[STAGE_1].astype(np.uint8)
         clip = clip | {"stage1_masks": dict(zip(clip["mask_frame_indices"], masks))}
@@ -431,7 +454,8 @@ def mark_clip(run: Evaluation, clip: dict) -> dict[str, np.ndarray]:
         if prompt is None or STAGE_1 in marks:
             inputs = make_inputs(run.model, prompt)
             method = STAGE_2.get(prompt, ONE_STAGE)
-            marks[method] = segment(run.model.model, run.model.processor, inputs).cpu().numpy()
+            threshold = run.args.sound_threshold if prompt is None else None
+            marks[method] = segment(run.model.model, run.model.processor, inputs, threshold).cpu().numpy()
     return marks
 
 
@@ -487,6 +511,25 @@ def write_results(run: Evaluation) -> None:
     print(f"\n{tables}\n\nResults: {run.output_dir}")
 
 
+def check_sound_threshold(args: EvaluationArguments, localizer: Stage | None, model: Stage | None) -> None:
+    if args.sound_threshold is None:
+        return
+    if not 0 <= args.sound_threshold <= 1:
+        raise ValueError(f"--sound_threshold is {args.sound_threshold}, expected a probability.")
+    gated = [localizer, None if model is None or model.model.config.use_mask_prompt else model]
+    gated = [stage for stage in gated if stage is not None]
+    if not gated or args.stage1_masks_dir is not None:
+        raise ValueError(
+            "--sound_threshold is for a stage 1 that runs, or one stage, and there is neither: leave it out."
+        )
+    for stage in gated:
+        if not stage.model.has_pair_head:
+            raise ValueError(
+                f"--sound_threshold is for models that were trained with a pair loss, and {stage.folder} was not"
+                " (config.pair_loss_weight is 0): leave it out."
+            )
+
+
 def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | None]]:
     """Refuses what can be known to be wrong before anything is computed; returns the prompts of stage 2 as well."""
     accelerator = Accelerator()
@@ -504,6 +547,7 @@ def start_evaluation(args: EvaluationArguments) -> tuple[Evaluation, list[str | 
                 f"{stage.folder} takes embeddings of sounds, not sounds (config.audio_config is None): no other sound"
                 " can be played to it. Leave out --counterfactuals and --robust."
             )
+    check_sound_threshold(args, localizer, model)
     # Label maps are those of the model at hand: released programs resize masks in ways of their own.
     image_processor_class, size = AudioVisualImageProcessorPil, args.label_size or 224
     label_size = {"height": size, "width": size}
@@ -532,7 +576,9 @@ def run_evaluation(args: EvaluationArguments) -> Evaluation:
         if run.localizer is not None and masks_dir is None:
             masks_dir = score_localizer(run, sound, heard.rows)
         for prompt, collator in collators.items():
-            score_model(run, sound, heard.rows, prompt, collator, masks_dir)
+            # Those of the own sound, which comes first, are there.
+            of_prompt = run.output_dir / "stage1_masks" if prompt == "stale" else masks_dir
+            score_model(run, sound, heard.rows, prompt, collator, of_prompt)
     return run
 
 

@@ -93,6 +93,7 @@ from stepping_stones_hf.training.initialization import (
 from stepping_stones_hf.training.localizer import check_localizer, finish_store, predict_masks
 from stepping_stones_hf.training.log import Log
 from stepping_stones_hf.training.mask_store import check_store, hash_model_folder
+from stepping_stones_hf.training.negatives import NEGATIVE_PROMPTS, Negatives
 from stepping_stones_hf.training.report import (
     draw_examples,
     make_table,
@@ -101,6 +102,7 @@ from stepping_stones_hf.training.report import (
     write_repository,
 )
 from stepping_stones_hf.training.schedules import make_scheduler
+from stepping_stones_hf.training.sounds import NEGATIVES
 from stepping_stones_hf.training.stages import set_trainable
 from stepping_stones_hf.visualization import plot_curves
 
@@ -147,6 +149,22 @@ class DataArguments:
         default="own",
         metadata={"help": "own, or silence: a control that hears nothing.", "choices": ["own", "silence"]},
     )
+    negatives: float | None = field(
+        default=None,
+        metadata={"help": "Chance that a training clip hears, in an epoch, what nothing in it makes; 0.1 is usual."},
+    )
+    negative_kinds: list[str] | None = field(
+        default=None,
+        metadata={"help": "What it hears then, in equal shares. Default: offscreen silence.", "choices": [*NEGATIVES]},
+    )
+    negative_prompts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What prompts it in stage 2, in equal shares: empty masks, or visual, those of its own sound."
+            " Default: both.",
+            "choices": [*NEGATIVE_PROMPTS],
+        },
+    )
     cache_audio_features: str | None = field(
         default=None, metadata={"help": "Folder that keeps log-mel patches. Default: in the run's folder."}
     )
@@ -184,6 +202,13 @@ class ModelSettings:
     config_overrides: str | None = field(
         default=None, metadata={"help": "Fields of the config, as in mask_prompt_keys=false,num_queries=20."}
     )
+    pair_loss_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the loss by which a model learns whether a sound goes with what is seen, for both"
+            " stages; 1 is usual. Default: that of the config, 0."
+        },
+    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Two-stage repository to start from, in place of new models."}
     )
@@ -198,7 +223,8 @@ class ModelSettings:
     def get_block(self, localizes: bool) -> dict:
         """`model_type` and fields of the config of a stage."""
         own = parse_block(self.stage_1_model if localizes else self.stage_2_model)
-        return own if "model_type" in own else parse_block(self.model) | own
+        block = own if "model_type" in own else parse_block(self.model) | own
+        return block if self.pair_loss_weight is None else block | {"pair_loss_weight": self.pair_loss_weight}
 
 
 @dataclass
@@ -327,6 +353,9 @@ def check_arguments(data_args: DataArguments, model_args: ModelSettings, args: R
             raise ValueError(f"--{name} goes with --lr_scheduler_type polynomial, got {args.lr_scheduler_type}.")
     if not 0 <= data_args.degraded_level <= 1:
         raise ValueError(f"--degraded_level is {data_args.degraded_level}, expected 0 to 1.")
+    check_negatives(data_args, args)
+    if model_args.pair_loss_weight is not None and not 0 <= model_args.pair_loss_weight < math.inf:
+        raise ValueError(f"--pair_loss_weight is {model_args.pair_loss_weight}, expected at least 0.")
     if args.localizer is not None and args.stage != "2":
         raise ValueError(f"--localizer is for --stage 2: --stage {args.stage} trains a localizer.")
     if args.stage == "2" and args.localizer is None and data_args.train_prompts == "stage1":
@@ -339,6 +368,20 @@ def check_arguments(data_args: DataArguments, model_args: ModelSettings, args: R
         raise ValueError(f"--checkpointing_steps is {args.checkpointing_steps!r}, expected epoch or a number from 1.")
 
 
+def check_negatives(data_args: DataArguments, args: RunArguments) -> None:
+    if data_args.negatives is not None and not 0 <= data_args.negatives < 1:
+        raise ValueError(f"--negatives is {data_args.negatives}, expected a chance from 0 to below 1.")
+    for name in ("negative_kinds", "negative_prompts"):
+        if getattr(data_args, name) is not None and not data_args.negatives:
+            raise ValueError(f"--{name} goes with --negatives, as in --negatives 0.1: there are none without.")
+    if data_args.negatives and data_args.audio == "silence":
+        raise ValueError("--negatives are heard, and --audio silence is a control that hears nothing: leave out one.")
+    if data_args.negative_prompts is not None and (args.stage == "1" or data_args.train_prompts == "none"):
+        raise ValueError(
+            "--negative_prompts is for a stage 2 that is prompted with masks, and none trains: leave it out."
+        )
+
+
 @dataclass
 class Run:
     """What all parts of a run need."""
@@ -349,6 +392,7 @@ class Run:
     args: RunArguments
     localizer_clips: datasets.DatasetDict | None = None  # what stage 1 trains on
     clips: datasets.DatasetDict | None = None  # all that is trained or scored otherwise
+    negatives: dict[int, Negatives] = field(default_factory=dict)  # by stage
 
     @property
     def output_dir(self) -> Path:
@@ -373,7 +417,7 @@ def make_model(
                 "--model_name_or_path has its config and its weights: --config_overrides, --backbone_name_or_path and"
                 " --mask2former_name_or_path do not go with it."
             )
-        return load_model(args.model_name_or_path, localizes, prompted)
+        return load_model(args.model_name_or_path, localizes, prompted, seed, args.pair_loss_weight)
     model = make_new_model(args.get_block(localizes), localizes, prompted, seed, args.config_overrides)
     load_pretrained_parts(model, backbone, args.vggish_checkpoint)
     processor = make_new_processor(model.config, localizes, parse_block(args.image_processor), args.image_size)
@@ -399,13 +443,20 @@ def load_data(run: Run) -> None:
         raise ValueError(f"{data_args.data_dir} has no clips for {', '.join(sorted(missing))}.")
 
 
-def make_collator(run: Run, processor: ProcessorMixin, prompt=None, evaluation: bool = False) -> AVSCollator:
+def make_collator(
+    run: Run,
+    processor: ProcessorMixin,
+    prompt=None,
+    evaluation: bool = False,
+    negatives: Negatives | None = None,
+) -> AVSCollator:
     first_frame, transform = "once" if evaluation else run.data_args.first_frame, None
     if run.data_args.augmentation is not None and not evaluation:
         size, block = processor.image_processor.size, parse_block(run.data_args.augmentation)
         check_names("The block augmentation", block, Augmentation.__dataclass_fields__.keys() - {"size", "seed"})
         transform = Augmentation((size.height, size.width), **block)
-    return AVSCollator(processor, prompt, first_frame, run.data_args.cache_audio_features, evaluation, transform)
+    cache_dir = run.data_args.cache_audio_features
+    return AVSCollator(processor, prompt, first_frame, cache_dir, evaluation, transform, negatives)
 
 
 def prepare(run: Run, clips: datasets.Dataset, collator: AVSCollator, store: Path | None = None) -> Dataset:
@@ -415,13 +466,28 @@ def prepare(run: Run, clips: datasets.Dataset, collator: AVSCollator, store: Pat
     return rows if store is None else WithMasks(rows, store)
 
 
+def get_training_clips(run: Run, stage: int) -> datasets.Dataset:
+    if stage == 2:
+        return run.clips["train"]
+    # The released program makes no update for a clip of MS3 in which nothing sounds.
+    clips = run.localizer_clips["train"]
+    rows, subsets = AVSCollator.prepare(clips), enumerate(clips["subset"])
+    return clips.select([row for row, subset in subsets if subset != "v1m" or not is_silent(rows[row])])
+
+
+def prepare_negatives(run: Run) -> None:
+    """Before anything trains: it takes all sounds and masks of the training clips to know who may hear whom."""
+    data_args = run.data_args
+    if not data_args.negatives:
+        return
+    kinds, prompts = data_args.negative_kinds or ["offscreen", "silence"], data_args.negative_prompts
+    for stage in {"1": [1], "2": [2], "all": [1, 2]}[run.args.stage]:
+        clips = get_training_clips(run, stage)
+        run.negatives[stage] = Negatives(clips, data_args.negatives, kinds, prompts or NEGATIVE_PROMPTS, run.args.seed)
+
+
 def make_batches(run: Run, stage: int, collator: AVSCollator, store: Path | None = None) -> StepBatches:
-    clips = (run.localizer_clips if stage == 1 else run.clips)["train"]
-    if stage == 1:
-        # The released program makes no update for a clip of MS3 in which nothing sounds.
-        rows, subsets = collator.prepare(clips), enumerate(clips["subset"])
-        clips = clips.select([row for row, subset in subsets if subset != "v1m" or not is_silent(rows[row])])
-    rows = prepare(run, clips, collator, store)
+    rows = prepare(run, get_training_clips(run, stage), collator, store)
     return StepBatches(
         run.accelerator,
         SingleFrames(rows) if run.data_args.split_clips else rows,
@@ -545,7 +611,8 @@ def train(
             checkpoint_activations(model)
         model.train()
         if patterns is not None:
-            set_trainable(model, [*patterns, *more_patterns])
+            pair_patterns = [r"^pair_head\."] if model.has_pair_head else []
+            set_trainable(model, [*patterns, *more_patterns, *pair_patterns])
         if model.config.freeze_audio_encoder:
             model.freeze_audio_encoder()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -559,6 +626,8 @@ def train(
             prepared.train()
             if isinstance(batches.collator.prompt, DegradedPrompts):
                 batches.collator.prompt.seed = derive_seed(args.seed, epoch)
+            if batches.collator.negatives is not None:
+                batches.collator.negatives.epoch = epoch
             if batches.collator.transform is not None:
                 batches.collator.transform.seed = derive_seed(args.seed, stage, epoch)
             end_step = min(len(batches), max_steps - epoch * len(batches))
@@ -619,6 +688,14 @@ def check_clip_length(run: Run, config: PreTrainedConfig) -> None:
         )
 
 
+def check_sounds(run: Run, model: PreTrainedModel) -> None:
+    if run.data_args.negatives and not model.has_audio_encoder:
+        raise ValueError(
+            f"--negatives plays other sounds, and {model.config.model_type} takes embeddings of sounds"
+            " (config.audio_config is None): give the model an audio encoder, or leave --negatives out."
+        )
+
+
 def check_stage_2(run: Run) -> None:
     """Tells before stage 1 trains what cannot work in stage 2."""
     if run.model_args.model_name_or_path is not None:
@@ -627,6 +704,7 @@ def check_stage_2(run: Run) -> None:
         config = make_config(run.model_args.get_block(localizes=False), localizes=False, prompted=run.prompted)
         model = AutoModelForAudioVisualSegmentation.from_config(config)
     check_clip_length(run, config)
+    check_sounds(run, model)
     processor = make_new_processor(config, localizes=False, image_processor={})
     check_phases(run.args, 2, len(make_batches(run, 2, make_collator(run, processor))))
     if run.args.stage_2_parameters is not None:
@@ -639,7 +717,8 @@ def train_localizer(run: Run) -> Path:
     if not folder.exists():
         model, processor = make_model(run.model_args, localizes=True, prompted=False, seed=run.args.seed)
         check_clip_length(run, model.config)
-        batches = make_batches(run, 1, make_collator(run, processor))
+        check_sounds(run, model)
+        batches = make_batches(run, 1, make_collator(run, processor, negatives=run.negatives.get(1)))
 
         def get_score(model: PreTrainedModel) -> float:
             subsets = summarize_localization(get_scores(run, model, processor, run.localizer_clips["validation"]))
@@ -656,9 +735,11 @@ def train_segmenter(run: Run, stores: dict[str, Path]) -> Path:
     if not folder.exists():
         model, processor = make_model(run.model_args, localizes=False, prompted=run.prompted, seed=run.args.seed)
         check_clip_length(run, model.config)
+        check_sounds(run, model)
         kind = run.data_args.train_prompts
         prompts = {"none": None, "degraded": DegradedPrompts(run.data_args.degraded_level, run.args.seed)}
-        batches = make_batches(run, 2, make_collator(run, processor, prompts.get(kind, kind)), stores.get("train"))
+        collator = make_collator(run, processor, prompts.get(kind, kind), negatives=run.negatives.get(2))
+        batches = make_batches(run, 2, collator, stores.get("train"))
 
         def get_score(model: PreTrainedModel) -> float:
             scores = get_scores(run, model, processor, run.clips["validation"], stores.get("validation"))
@@ -790,6 +871,7 @@ def run_stages(run: Run) -> None:
     data_args, args = run.data_args, run.args
     if args.stage == "all":
         check_stage_2(run)
+    prepare_negatives(run)
 
     stages, stores, results = {}, {}, {}
     if args.stage in ("1", "all"):

@@ -29,8 +29,8 @@ from stepping_stones_hf.data.labels import CLASS_NAMES
 from .models.aavs.conftest import make_config
 
 
-def save_stage(folder: Path, stage: int, audio: bool = True) -> Path:
-    """Writes model and processor of a stage, for frames of 64x64."""
+def save_stage(folder: Path, stage: int, audio: bool = True, **overrides) -> Path:
+    """Writes model and processor of a stage, for frames of 64x64, with fields of its config overridden."""
     torch.manual_seed(5)
     labels = ("background", "sounding") if stage == 1 else CLASS_NAMES
     audio_config = VGGishConfig(conv_channels=[4, 4, 8, 8], conv_depths=[1, 1, 1, 1], hidden_size=16)
@@ -39,6 +39,7 @@ def save_stage(folder: Path, stage: int, audio: bool = True) -> Path:
         label2id={label: index for index, label in enumerate(labels)},
         use_mask_prompt=stage == 2,
         audio_config=audio_config if audio else None,
+        **overrides,
     )
     model = AAVSForAudioVisualSegmentation(config)
     with torch.no_grad():

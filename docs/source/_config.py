@@ -26,5 +26,6 @@ import stepping_stones_hf.training.evaluation
 import stepping_stones_hf.training.initialization
 import stepping_stones_hf.training.localizer
 import stepping_stones_hf.training.mask_store
+import stepping_stones_hf.training.negatives
 import stepping_stones_hf.training.schedules
 import stepping_stones_hf.training.stages  # noqa: F401

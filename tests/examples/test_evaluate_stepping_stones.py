@@ -43,7 +43,7 @@ from stepping_stones_hf.data.mini import LOOKS, make_mini_avsbench
 from stepping_stones_hf.media import read_audio
 from stepping_stones_hf.metrics import AvssMiou, semantic_results, semantic_statistics
 from stepping_stones_hf.training import sounds
-from stepping_stones_hf.training.clips import WithNoise, read_classes, shuffle_sounds
+from stepping_stones_hf.training.clips import WithMasks, WithNoise, read_classes, shuffle_sounds
 from stepping_stones_hf.training.degrade import QUALITIES
 from stepping_stones_hf.training.evaluation import FrameScores, LabelCollator, localize, segment
 from stepping_stones_hf.training.mask_store import mask_path
@@ -582,6 +582,72 @@ def test_a_split_without_any_off_screen_sound_is_refused(model_dir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_stale_masks_are_those_of_the_own_sound_and_fused_sounds_have_rows(
+    hearing_dir, data_dir, clips, tmp_path, monkeypatch
+):
+    prompted = []
+
+    def record(heard, masks_dir) -> WithMasks:
+        masks = read_masks(masks_dir, read_label_maps(clips))
+        prompted.append((type(heard).__name__, np.stack(masks)))
+        return WithMasks(heard, masks_dir)
+
+    monkeypatch.setattr(script, "WithMasks", record)
+    arguments = ["--model", hearing_dir, "--counterfactuals", "noise", "fused", "--prompts", "stage1", "stale"]
+    results = run(data_dir, tmp_path / "out", *arguments)
+    # With each sound first the masks that stage 1 makes of it, then the stale ones.
+    heard, masks = zip(*prompted)
+    assert heard == ("EncodedRows",) * 2 + ("WithNoise",) * 2 + ("WithAddedNoise",) * 2
+    own = masks[0]
+    assert all((stale == own).all() for stale in masks[1::2])
+    assert all((fresh != own).any() for fresh in masks[2::2])
+    for prompt in ("stale", "stage1"):
+        assert set(results["other_sounds"][script.STAGE_2[prompt]]) == {"noise", "fused"}
+    assert results["semantics"][script.STAGE_2["stale"]]["miou"] == results["semantics"][STAGE_2]["miou"]
+
+
+@pytest.fixture(scope="module")
+def listening_dir(hearing_dir, tmp_path_factory) -> Path:
+    """Both stages, with a stage 1 that says whether sounds go with what is seen."""
+    folder = shutil.copytree(hearing_dir, tmp_path_factory.mktemp("listening") / "model")
+    torch.manual_seed(0)
+    localizer = AAVSForAudioVisualSegmentation.from_pretrained(hearing_dir / "localizer", pair_loss_weight=1.0)
+    with torch.no_grad():
+        localizer.class_predictor.bias[1] += 5  # marks most frames
+    localizer.save_pretrained(folder / "localizer")
+    return folder
+
+
+@torch.no_grad()
+def test_masks_of_stage_1_are_empty_where_sounds_do_not_fit(listening_dir, data_dir, clips, tmp_path):
+    localizer = AAVSForAudioVisualSegmentation.from_pretrained(listening_dir / "localizer").eval()
+    processor = AAVSProcessor.from_pretrained(listening_dir / "localizer", backend="pil")
+    collator, fitness = AVSCollator(processor, evaluation=True), {}
+    rows = collator.prepare(clips)
+    for row in (rows[index] for index in range(len(rows))):
+        inputs = collator([row])
+        frames = inputs.pop("frames")
+        del inputs["label_maps"]
+        fitness.update(zip(frames, localizer(**inputs).pair_logits.sigmoid().tolist()))
+    threshold = float(np.median([*fitness.values()]))
+    assert min(fitness.values()) < threshold
+    arguments = ["--model", listening_dir, "--counterfactuals", "silence"]
+    plain = run(data_dir, tmp_path / "plain", *arguments)
+    gated = run(data_dir, tmp_path / "gated", *arguments, "--sound_threshold", threshold)
+    own, masks = (read_masks(tmp_path / name / "stage1_masks", fitness) for name in ("plain", "gated"))
+    for value, mask, expected in zip(fitness.values(), masks, own):
+        assert (mask == expected * (value >= threshold)).all()
+    assert 0 < sum(mask.any() for mask in masks) < sum(mask.any() for mask in own)
+    # Stage 2 is prompted with them.
+    assert gated["semantics"][STAGE_2]["first_stage_iou"] != plain["semantics"][STAGE_2]["first_stage_iou"]
+    manifest = json.loads((tmp_path / "gated" / "stage1_masks" / "manifest.json").read_text())
+    assert manifest["sound_threshold"] == threshold
+    everything = run(data_dir, tmp_path / "all", *arguments, "--sound_threshold", 0)
+    assert {name: everything[name] for name in ("semantics", "localization")} == {
+        name: plain[name] for name in ("semantics", "localization")
+    }
+
+
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -603,7 +669,13 @@ def test_a_split_without_any_off_screen_sound_is_refused(model_dir, tmp_path):
         (["--model", "{stage_2}", "--stage1_masks_dir", "m", "--counterfactuals", "noise"], "the clips' own sound"),
         (["--model", "{stage_2}", "--stage1_masks_dir", "m", "--robust"], "leave out it, or .* and --robust"),
         (["--model", "{stage_2}", "--stage1_masks_dir", "m"], "m is not a complete mask store"),
+        (["--model", "{two_stages}", "--prompts", "stale"], "needs a localizer, and --counterfactuals or --robust"),
+        (["--model", "{stage_2}", "--prompts", "stale", "--robust"], "needs a localizer, and --counterfactuals"),
         (["--predictions_dir", "a/masks", "b/masks"], "names methods after its folders"),
+        (["--model", "{two_stages}", "--sound_threshold", "50"], "--sound_threshold is 50.0, expected a probability"),
+        (["--model", "{two_stages}", "--sound_threshold", "0.5"], "a pair loss, and .*localizer was not"),
+        (["--model", "{one_stage}", "--sound_threshold", "0.5"], "a pair loss, and .*one_stage was not"),
+        (["--model", "{stage_2}", "--prompts", "oracle", "--sound_threshold", "0.5"], "and there is neither"),
     ],
 )
 def test_bad_input_stops_before_anything_is_computed(

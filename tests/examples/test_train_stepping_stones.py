@@ -199,7 +199,7 @@ def load_trajectory(stage: int, fixtures_dir: Path, request) -> dict:
 class OneClip:
     """Stands in for `StepBatches`: epochs of three steps with the same clip."""
 
-    collator = SimpleNamespace(prompt=None, transform=None)
+    collator = SimpleNamespace(prompt=None, transform=None, negatives=None)
 
     def __init__(self, batch: dict):
         self.batch = batch
@@ -570,6 +570,24 @@ def test_killed_a_run_of_ease_goes_on_with_its_rates_masks_and_augmentation(ease
     assert_same_run(run(tmp_path / "out", ease, recipe, {"resume_from_checkpoint": "latest"}), whole)
 
 
+LISTENING = {"negatives": 0.5, "negative_kinds": ["offscreen", "silence", "noise"], "pair_loss_weight": 1}
+
+
+def test_killed_a_run_with_negatives_goes_on_with_the_same_ones(common, tmp_path, monkeypatch, arranged):
+    recipe = {**TWO_PHASES, **LISTENING}
+    whole = run(tmp_path / "whole", common, recipe)
+    for call in (4, 9):  # in the second epoch of stage 1, and in stage 2 after a checkpoint
+        run_until(monkeypatch, *at(script, "compute_gradients", call=call), tmp_path / "out", common, recipe)
+    assert_same_run(run(tmp_path / "out", common, recipe, {"resume_from_checkpoint": "latest"}), whole)
+    # The pair head trains from the start, whichever parameters a recipe names.
+    for stage in (1, 2):
+        args = script.parse_arguments(to_argv({**common, **recipe}))[1]
+        fresh, _ = script.make_model(args, localizes=stage == 1, prompted=stage == 2, seed=3407)
+        trained = load_file(whole / f"stage_{stage}" / "model" / "model.safetensors")
+        assert not torch.equal(fresh.pair_head.projection.weight, trained["pair_head.projection.weight"])
+        assert read_json(whole / f"stage_{stage}" / "model" / "config.json")["pair_loss_weight"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "call", "left"),
@@ -633,7 +651,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("model_type", ["aavs", pytest.param("ease", marks=pytest.mark.slow), *PER_PIXEL])
+@pytest.mark.parametrize(
+    "model_type",
+    ["aavs", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aavs with negatives", "ease")), *PER_PIXEL],
+)
 def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_batch(
     common, ease, per_pixel, tmp_path, model_type
 ):
@@ -641,8 +662,9 @@ def test_two_processes_and_accumulation_give_the_gradients_and_figures_of_one_ba
         steps = {"stage_1_max_steps": 2, "stage_2_max_steps": 2, "lr_scheduler_type": "constant"}
         steps |= {"stage_1_learning_rate": 1e-4, "stage_2_learning_rate": 1e-4, "output_dir": tmp_path / name}
         sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": passes}
-        if model_type == "aavs":
-            return to_argv({**common, **steps, **sizes})
+        if model_type.startswith("aavs"):
+            listening = LISTENING if model_type.endswith("negatives") else {}
+            return to_argv({**common, **steps, **sizes, **listening})
         if model_type in per_pixel:
             return to_argv({**per_pixel[model_type], **steps, **sizes})
         model = json.loads(ease["model"])
@@ -839,7 +861,9 @@ def test_one_stage_takes_no_prompts(common, tmp_path):
 def test_the_control_that_hears_nothing_gets_silence_in_training_and_evaluation(common, tmp_path, monkeypatch):
     heard = []
     for module in (script, localizer):
-        monkeypatch.setattr(module, "localize", lambda *args: heard.append(args[2]) or localize(*args))
+        monkeypatch.setattr(
+            module, "localize", lambda *args, **kwargs: heard.append(args[2]) or localize(*args, **kwargs)
+        )
     compute_gradients = script.compute_gradients
     monkeypatch.setattr(
         script, "compute_gradients", lambda *args: heard.append(args[2][0]) or compute_gradients(*args)
@@ -847,6 +871,63 @@ def test_the_control_that_hears_nothing_gets_silence_in_training_and_evaluation(
     run(tmp_path / "out", common, {"stage": 1, "stage_1_max_steps": 1, "audio": "silence"})
     assert len(heard) > 3
     assert {len(inputs["input_features"].unique()) for inputs in heard} == {1}
+
+
+def test_negatives_change_from_epoch_to_epoch_and_have_silent_targets(common, tmp_path, monkeypatch):
+    monkeypatch.setattr(StepBatches, "order", lambda self, epoch: list(range(6)))
+    seen, compute_gradients = [], script.compute_gradients
+    monkeypatch.setattr(script, "compute_gradients", lambda *args: seen.append(args[2][0]) or compute_gradients(*args))
+    settings = {"stage": 2, "stage_2_epochs": 2, "per_device_train_batch_size": 6, **LISTENING}
+    run(tmp_path / "out", common, settings)
+    plain = first_batch(
+        capture(monkeypatch, 2, tmp_path / "plain", common, {"stage": 2, "per_device_train_batch_size": 6})
+    )
+    silent = [[classes.tolist() == [0] for classes in batch["class_labels"]] for batch in seen]
+    assert len(silent) == 2 and silent[0] != silent[1]
+    for batch, of_batch in zip(seen, silent):
+        kept = [map(torch.equal, batch[name], plain[name]) for name in ("input_features", "prompt_masks")]
+        assert torch.equal(batch["pixel_values"], plain["pixel_values"])
+        for is_silent, same_sound, same_prompt, prompt in zip(of_batch, *kept, batch["prompt_masks"]):
+            assert same_sound or is_silent
+            assert same_prompt or (not same_sound and not prompt.any())
+        assert not all(map(torch.equal, batch["input_features"], plain["input_features"]))
+
+
+def test_negatives_of_stage_1_have_no_prompts(common, tmp_path, monkeypatch):
+    batches = capture(monkeypatch, 1, tmp_path / "out", common, LISTENING, {"per_device_train_batch_size": 6})
+    batch = first_batch(batches)
+    assert "prompt_masks" not in batch
+    silent = [classes.tolist() == [0] for classes in batch["class_labels"]]
+    assert 0 < sum(silent) < len(silent)
+    assert capture(monkeypatch, 1, tmp_path / "plain", common).collator.negatives is None
+
+
+@pytest.mark.parametrize("localizes", [True, False])
+def test_a_model_with_a_pair_head_begins_as_one_without(localizes):
+    recipe = ["--config", str(EXAMPLES / "configs" / "mini.yaml")]
+    models = []
+    for options in ([], ["--pair_loss_weight", "1"], ["--pair_loss_weight", "0"]):
+        args = script.parse_arguments(recipe + options)[1]
+        models.append(script.make_model(args, localizes, prompted=not localizes, seed=7)[0])
+    plain, listening, off = (model.state_dict() for model in models)
+    assert listening.keys() - plain.keys() == {"pair_head.projection.weight", "pair_head.projection.bias"}
+    assert off.keys() == plain.keys()
+    for name, value in plain.items():
+        assert torch.equal(listening[name], value) and torch.equal(off[name], value), name
+
+
+def test_a_model_to_start_from_gets_and_loses_a_pair_head(whole, tmp_path):
+    def make(path: Path, weight: float | None):
+        args = script.ModelSettings(model_name_or_path=str(path), pair_loss_weight=weight)
+        return script.make_model(args, localizes=True, prompted=False, seed=7)[0]
+
+    listening, again = make(whole / "model", 1.0), make(whole / "model", 1.0)
+    assert torch.equal(listening.pair_head.projection.weight, again.pair_head.projection.weight)
+    listening.save_pretrained(tmp_path / "localizer")
+    AAVSProcessor.from_pretrained(whole / "model" / "localizer").save_pretrained(tmp_path / "localizer")
+    assert not make(whole / "model", None).has_pair_head
+    assert make(tmp_path, None).config.pair_loss_weight == 1 and make(tmp_path, 0.5).config.pair_loss_weight == 0.5
+    assert make(tmp_path, 0.0).state_dict().keys() == make(whole / "model", None).state_dict().keys()
 
 
 def test_frames_can_be_shuffled_rather_than_clips(common, tmp_path, monkeypatch):
@@ -1064,10 +1145,34 @@ class TestBadInput:
             ({"stage_1_max_grad_norm": "inf"}, "--stage_1_max_grad_norm is inf, expected a number above 0"),
             ({"degraded_level": 3}, "--degraded_level is 3.0, expected 0 to 1"),
             ({"localizer": "somewhere"}, "--localizer is for --stage 2"),
+            ({"negatives": 1}, "--negatives is 1.0, expected a chance from 0 to below 1"),
+            ({"negatives": 0.1, "audio": "silence"}, "--negatives are heard, and --audio silence is a control"),
+            ({"negative_kinds": "noise"}, "--negative_kinds goes with --negatives, as in --negatives 0.1"),
+            ({"negative_prompts": "empty"}, "--negative_prompts goes with --negatives"),
+            (
+                {"negatives": 0.1, "negative_prompts": "empty", "stage": 1},
+                "--negative_prompts is for a stage 2 that is prompted with masks, and none trains",
+            ),
+            (
+                {"negatives": 0.1, "negative_prompts": "empty", "train_prompts": "none"},
+                "--negative_prompts is for a stage 2 that is prompted with masks, and none trains",
+            ),
+            ({"pair_loss_weight": -1}, "--pair_loss_weight is -1.0, expected at least 0"),
+            (
+                {"negatives": 0.1, "stage_2_model": json.dumps({"audio_config": None})},
+                "--negatives plays other sounds, and aavs takes embeddings of sounds",
+            ),
         ],
     )
     def test_what_is_wrong_with_either_stage_is_told_before_stage_1_trains(self, common, tmp_path, arguments, message):
         with pytest.raises(ValueError, match=message):
+            run(tmp_path / "out", common, arguments)
+        assert not (tmp_path / "out" / "stage_1").exists()
+
+    def test_negatives_where_no_clip_has_an_off_screen_sound(self, common, tmp_path):
+        data_dir = make_mini_avsbench(tmp_path / "mini", image_size=32, clips={"v1s": (1, 1, 1)})
+        arguments = {"data_dir": data_dir, "per_device_train_batch_size": 1, "negatives": 0.1}
+        with pytest.raises(ValueError, match="None of the 1 clips has an off-screen sound: .* or leave offscreen out"):
             run(tmp_path / "out", common, arguments)
         assert not (tmp_path / "out" / "stage_1").exists()
 

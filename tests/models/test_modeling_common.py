@@ -43,6 +43,7 @@ from stepping_stones_hf.models import linear
 from stepping_stones_hf.models.aavs import modeling_aavs
 from stepping_stones_hf.models.auto import MODEL_FOR_AUDIO_VISUAL_SEGMENTATION_MAPPING, make_processor
 from stepping_stones_hf.models.modeling_base import is_localizer
+from stepping_stones_hf.models.pair_loss import label_pairs
 
 
 MODEL_TYPES = sorted(
@@ -518,6 +519,118 @@ def test_one_clip_compiles_and_exports_as_one_graph(case):
     kwargs = {**inputs, "output_hidden_states": True}
     program = torch.export.export(case.model, (), kwargs, strict=False)
     assert_same(run(program.module(), kwargs), recorded, **NEARLY)
+
+
+# Pair loss -----------------------------------------------------------------------------------------------------------
+
+
+def make_pair_model(case: Case, weight: float = 1.0) -> PreTrainedModel:
+    """The model of the case with a pair head."""
+    model = case.make_model(pair_loss_weight=weight)
+    missing, unexpected = model.load_state_dict(case.model.state_dict(), strict=False)
+    assert not unexpected and missing == ["pair_head.projection.weight", "pair_head.projection.bias"]
+    return model
+
+
+def test_a_pair_head_leaves_all_else_as_it_is(case):
+    model = make_pair_model(case)
+    inputs = case.make_inputs()
+    outputs, plain = run(model, inputs), run(case.model, inputs)
+    assert "pair_logits" not in plain and "pair_features" not in run(case.model.base_model, inputs)
+    assert not case.model.has_pair_head and model.has_pair_head
+    outputs, pair_logits = dict(outputs), outputs.pair_logits
+    del outputs["pair_logits"]
+    assert pair_logits.shape == (len(inputs["pixel_values"]),) and pair_logits.abs().max() <= 1 + 1e-6
+    assert_same(outputs, plain, **EXACTLY)
+
+
+def test_the_pair_loss_is_one_more_term(case):
+    weight = 2.0
+    model, inputs = make_pair_model(case, weight), case.make_inputs()
+    targets = case.make_targets(inputs)
+    losses = []
+    for each in (case.model, model):
+        torch.manual_seed(0)
+        losses.append(run(each, inputs, **targets))
+    plain, outputs = losses
+    assert outputs.loss_dict.keys() - plain.loss_dict.keys() == {"loss_pair"}
+    sounding, annotated = label_pairs(targets.get("class_labels", targets.get("labels")))
+    assert annotated.any() and sounding.any()
+    terms = nn.functional.softplus(torch.where(sounding, -outputs.pair_logits, outputs.pair_logits))
+    assert_close(outputs.loss_dict["loss_pair"], weight * terms[annotated].mean())
+    assert_close(outputs.loss, plain.loss + outputs.loss_dict["loss_pair"])
+    # What it is divided by comes last, after what the rest is.
+    normalizers = model.get_loss_normalizers({**inputs, **targets})
+    assert torch.equal(normalizers[:-1], case.model.get_loss_normalizers({**inputs, **targets}))
+    assert normalizers[-1] == annotated.sum()
+    torch.manual_seed(0)
+    halved = run(model, inputs, **targets, num_items_in_batch=normalizers * torch.eye(len(normalizers))[-1].add(1))
+    assert_close(halved.loss_dict["loss_pair"], outputs.loss_dict["loss_pair"] / 2)
+
+
+def test_the_pair_loss_reaches_what_projects_the_sound_and_sees_the_frames(case):
+    model, inputs = make_pair_model(case), case.make_inputs()
+    loss = model(**inputs, **case.make_targets(inputs)).loss_dict["loss_pair"]
+    loss.backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {"pair_head.projection.weight", "pair_head.projection.bias"} <= reached
+    assert any("backbone" in name for name in reached)
+    assert any(name.startswith("model.") and ("audio" in name or "blocks.3" in name) for name in reached)
+    # Neither what names things nor the prompt knows whether a sound goes with a frame.
+    assert not any("class_predictor" in name or name.startswith("head.") for name in reached)
+
+
+def test_pairs_do_not_depend_on_the_prompt(case):
+    if case.kind == "localizer":
+        return
+    model, inputs = make_pair_model(case), case.make_inputs()
+    expected = run(model, inputs).pair_logits
+    empty = {**inputs, "prompt_masks": torch.zeros_like(inputs["prompt_masks"])}
+    assert_close(run(model, empty).pair_logits, expected, **EXACTLY)
+    heard = {**inputs, "audio_embeddings": inputs["audio_embeddings"].flip(0)}
+    assert not torch.equal(run(model, heard).pair_logits, expected)
+
+
+def test_a_checkpoint_gets_and_loses_a_pair_head(case, tmp_path):
+    case.model.save_pretrained(tmp_path / "plain")
+    torch.manual_seed(0)
+    model = type(case.model).from_pretrained(tmp_path / "plain", pair_loss_weight=1.0)
+    bound = model.pair_head.projection.in_features**-0.5
+    assert 0.5 * bound < model.pair_head.projection.weight.abs().max() <= bound
+    model.save_pretrained(tmp_path / "pairs")
+    loaded, info = type(case.model).from_pretrained(tmp_path / "pairs", output_loading_info=True)
+    assert loaded.config.pair_loss_weight == 1 and not info["missing_keys"]
+    assert torch.equal(loaded.pair_head.projection.weight, model.pair_head.projection.weight)
+    without = type(case.model).from_pretrained(tmp_path / "pairs", pair_loss_weight=0.0)
+    assert without.state_dict().keys() == case.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
+def test_a_weight_of_the_pair_loss_that_is_none_is_refused(case, weight):
+    with pytest.raises(Exception, match="pair_loss_weight=.* must be at least 0"):
+        case.make_model(pair_loss_weight=weight)
+
+
+def test_frames_whose_sound_does_not_fit_are_background(case):
+    model, inputs = make_pair_model(case), case.make_inputs()
+    outputs = run(model, inputs)
+    image_processor = make_processor(case.config, localization=is_localizer(case.config)).image_processor
+    scores = torch.stack(list(image_processor.get_segmentation_scores(outputs)[1]))
+    fitness = outputs.pair_logits.sigmoid()
+    threshold = fitness.sort().values[-1].item()  # one frame fits
+    num_frames, gated = image_processor.get_gated_scores(outputs, threshold)
+    for frame, of_frame in enumerate(gated):
+        fits = bool(fitness[frame] >= threshold)
+        assert torch.equal(
+            of_frame, scores[frame] if fits else scores[frame] * torch.eye(len(of_frame))[0, :, None, None]
+        )
+    assert num_frames == frame + 1 == len(fitness)
+    for option in ({}, {"return_segmentation_scores": True}):
+        results = image_processor.post_process_semantic_segmentation(outputs, sound_threshold=threshold, **option)
+        maps = [result if torch.is_tensor(result) else result.segmentation for result in results]
+        assert not any(maps[frame].any() for frame in range(num_frames) if fitness[frame] < threshold)
+    with pytest.raises(ValueError, match="sound_threshold is for models that were trained with a pair loss"):
+        image_processor.post_process_semantic_segmentation(run(case.model, inputs), sound_threshold=0.5)
 
 
 # Training ------------------------------------------------------------------------------------------------------------

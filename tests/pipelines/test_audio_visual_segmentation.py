@@ -35,6 +35,7 @@ from stepping_stones_hf import (
     decode_label_map,
 )
 from stepping_stones_hf.models.image_processing_base import label_pixels, resize_bilinear
+from stepping_stones_hf.streaming import StreamingPredictor
 from stepping_stones_hf.video import SILENCE, read_seconds
 
 from ..two_stage import save_stage
@@ -133,6 +134,67 @@ def test_a_model_without_prompt_runs_alone(tmp_path, clip):
     assert found <= {"sounding"}
     with pytest.raises(ValueError, match="takes no mask prompt"):
         pipeline(TASK, model=str(folder), localizer=str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def listening(two_stage_repository, tmp_path_factory) -> AudioVisualSegmentationPipeline:
+    """With a localizer that says whether sounds go with what is seen."""
+    localizer = save_stage(tmp_path_factory.mktemp("listening"), stage=1, pair_loss_weight=1.0)
+    return pipeline(TASK, model=str(two_stage_repository), localizer=str(localizer), device="cpu")
+
+
+@torch.no_grad()
+def get_fitness(listening, clip) -> list[float]:
+    audio = {"audio": clip["audio"], "sampling_rate": clip["sampling_rate"], "patch_hop_seconds": 1.0}
+    frames = [Image.fromarray(frame) for frame in clip["frames"]]
+    inputs = listening.localizer_processor(images=frames, return_tensors="pt", **audio)
+    return listening.localizer(**inputs).pair_logits.sigmoid().tolist()
+
+
+def test_seconds_whose_sound_does_not_fit_have_an_empty_prompt(listening, clip, monkeypatch):
+    fitness, prompts = get_fitness(listening, clip), []
+    forward = listening.model.forward
+    monkeypatch.setattr(
+        listening.model, "forward", lambda **inputs: prompts.append(inputs["prompt_masks"]) or forward(**inputs)
+    )
+    threshold = sorted(fitness)[2]
+    plain = listening(clip, batch_size=4, label_maps="array")
+    gated = listening(clip, batch_size=4, label_maps="array", sound_threshold=threshold)
+    own, empty = prompts
+    assert all(prompt.any() for prompt in own)
+    for index, value in enumerate(fitness):
+        assert torch.equal(empty[index], own[index] * (value >= threshold))
+        if value >= threshold:
+            np.testing.assert_array_equal(gated[index]["label_map"], plain[index]["label_map"])
+    assert any((plain[index]["label_map"] != gated[index]["label_map"]).any() for index in range(4))
+    # Second by second it is the same, and as an argument of the pipeline.
+    for result, expected in zip(listening(clip, label_maps="array", sound_threshold=threshold), gated, strict=True):
+        np.testing.assert_array_equal(result["label_map"], expected["label_map"])
+    predictor = StreamingPredictor(listening, clip["sampling_rate"], label_maps="array", sound_threshold=1.0)
+    rate = clip["sampling_rate"]
+    seconds = [
+        predictor.push(frame, clip["audio"][..., k * rate : (k + 1) * rate]) for k, frame in enumerate(clip["frames"])
+    ]
+    assert [second["second"] for second in seconds] == [0, 1, 2, 3] and not any(
+        prompt.any() for prompt in prompts[-4:]
+    )
+
+
+def test_a_localizer_alone_leaves_seconds_unmarked_whose_sound_does_not_fit(listening, clip):
+    alone = pipeline(TASK, model=listening.localizer, processor=listening.localizer_processor, device="cpu")
+    fitness, plain = get_fitness(listening, clip), alone(clip, label_maps="array")
+    threshold = max(fitness)
+    assert sum(second["label_map"].any() for second in plain) > 1
+    for index, result in enumerate(alone(clip, label_maps="array", sound_threshold=threshold)):
+        expected = plain[index]["label_map"] * (fitness[index] >= threshold)
+        np.testing.assert_array_equal(result["label_map"], expected)
+
+
+def test_without_a_pair_head_no_sound_can_be_said_not_to_fit(segment, listening, clip):
+    with pytest.raises(ValueError, match="sound_threshold is for models that were trained with a pair loss"):
+        segment(clip, sound_threshold=0.5)
+    with pytest.raises(ValueError, match="sound_threshold is 50, expected a probability"):
+        listening(clip, sound_threshold=50)
 
 
 def test_bfloat16(two_stage_repository, clip):

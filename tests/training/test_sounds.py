@@ -143,6 +143,20 @@ def test_a_silent_clip_hears_quiet_sounds(tmp_path):
         assert measure_loudness(rows[0]) == pytest.approx(0.001, rel=0.02)
 
 
+def test_the_control_hears_its_own_sound_in_noise_as_loud_as_it(clips):
+    own, fused = MapReader.prepare(clips), change_sound(clips, "fused", seed=1)
+    assert fused.clips is clips and len(fused.rows) == len(clips)
+    for index in range(len(clips)):
+        sound, rate = read_audio(own[index]["audio"]["path"])
+        mixed, mixed_rate = read_audio(fused.rows[index]["audio"]["bytes"])
+        noise = (mixed - sound).mean(axis=0)
+        assert mixed.shape == sound.shape and mixed_rate == rate
+        assert np.sqrt(np.mean(noise**2)) == pytest.approx(measure_loudness(own[index]), rel=0.02)
+        assert abs(np.corrcoef(noise, sound.mean(axis=0))[0, 1]) < 0.02
+    again = read_audio(change_sound(clips, "fused", seed=2).rows[0]["audio"]["bytes"])[0]
+    assert not np.allclose(again, read_audio(fused.rows[0]["audio"]["bytes"])[0])
+
+
 def test_a_click_in_all_but_silence_can_be_heard(tmp_path):
     click = np.zeros(8000)
     click[100] = 0.01

@@ -108,10 +108,14 @@ class AVSCollator(MapReader):
         transform ([`Augmentation`], *optional*):
             What is random in training clips: it changes their frames, maps and prompts alike. True masks that prompt
             are made of the changed maps.
+        negatives (function, *optional*):
+            Given a training clip, the same or one with a sound that nothing in it makes, which has in
+            `negative_prompt` what it is prompted with: `"empty"` masks, or `"visual"`, what it would be without. Its
+            target is that nothing sounds: see [`~training.negatives.Negatives`].
 
     Raises:
-        `ValueError`: an argument has another value than these, `cache_dir` is a file, or there is a `transform` in
-            evaluation.
+        `ValueError`: an argument has another value than these, `cache_dir` is a file, or there is a `transform` or
+            `negatives` in evaluation.
     """
 
     def __init__(
@@ -122,9 +126,12 @@ class AVSCollator(MapReader):
         cache_dir: str | os.PathLike | None = None,
         evaluation: bool = False,
         transform: Augmentation | None = None,
+        negatives: Callable[[dict], dict] | None = None,
     ):
         if evaluation and transform is not None:
             raise ValueError("evaluation=True with a transform: clips are augmented in training alone.")
+        if evaluation and negatives is not None:
+            raise ValueError("evaluation=True with negatives: clips hear other sounds in training alone.")
         if not callable(prompt) and prompt not in (None, "truth", "stage1"):
             raise ValueError(f'prompt should be "truth", "stage1", a function or None, got {prompt!r}.')
         if first_frame not in ("once", "repeat"):
@@ -137,6 +144,7 @@ class AVSCollator(MapReader):
         super().__init__(processor.image_processor)
         self.processor, self.prompt = processor, prompt
         self.first_frame, self.evaluation, self.transform = first_frame, evaluation, transform
+        self.negatives = negatives
         self.audio_features = AudioFeatureCache(processor.feature_extractor, cache_dir)
 
     def __call__(self, clips: list[dict]) -> BatchFeature:
@@ -167,7 +175,10 @@ class AVSCollator(MapReader):
             elif self.first_frame == "repeat" and clip["subset"] == "v1s" and len(indices) == 1:
                 seconds = range(clip["num_frames"])
             try:
-                clip_features = self.audio_features(clip["audio"], clip["num_frames"])
+                if self.negatives is not None:
+                    clip = self.negatives(clip)
+                negative = "negative_prompt" in clip
+                clip_features = self._read_sound(clip, keep=not negative)
                 clip_maps = self._read_maps(clip)
                 clip_frames = self._read_frames(clip, shown)
                 drawn = None
@@ -177,6 +188,8 @@ class AVSCollator(MapReader):
                     ignore_index = self.image_processor.ignore_index
                     clip_maps = [drawn.change_map(clip_map, ignore_index) for clip_map in clip_maps]
                 clip_prompts = self._read_prompts(clip, clip_maps, drawn)
+                if negative:
+                    clip_maps = [self._empty_map(clip_map) for clip_map in clip_maps]
             except (ValueError, OSError) as error:
                 raise ValueError(f"{clip['subset']}/{clip['video_id']}: {error}") from error
             annotated += [num_frames + position for position, index in enumerate(shown) if index in indices]
@@ -207,6 +220,19 @@ class AVSCollator(MapReader):
             if self.processor.looks_across_frames:
                 inputs["annotated"] = torch.tensor(annotated)
         return inputs
+
+    def _read_sound(self, clip: dict, keep: bool) -> np.ndarray:
+        """Input features of all seconds. A sound that is made anew in each epoch would fill the disk."""
+        if keep:
+            return self.audio_features(clip["audio"], clip["num_frames"])
+        return self.audio_features.compute(get_source(clip["audio"]), clip["num_frames"])
+
+    def _empty_map(self, clip_map: np.ndarray | Image.Image) -> np.ndarray:
+        """A map in which nothing sounds; what has no class has none still."""
+        array, ignored = np.asarray(clip_map), self.image_processor.ignore_index
+        if array.ndim == 3:  # colors, of which black is background
+            return np.zeros(array.shape[:2], dtype=np.uint8)
+        return np.where(array == ignored, ignored, 0).astype(np.uint8)
 
     def _read_frames(self, clip: dict, shown: Sequence[int]) -> list[Image.Image]:
         if max(shown) >= len(clip["frames"]):
@@ -241,6 +267,8 @@ class AVSCollator(MapReader):
         """Prompts of the annotated frames."""
         if self.prompt is None:
             return []
+        if clip.get("negative_prompt") == "empty":
+            return [np.zeros(np.asarray(clip_map).shape[:2], dtype=bool) for clip_map in maps]
         if self.prompt == "stage1":
             if not clip.get("stage1_masks"):
                 raise ValueError("the clip has no stage1_masks: load_avsbench reads them from its stage1_masks_dir.")

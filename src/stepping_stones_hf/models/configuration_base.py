@@ -16,6 +16,8 @@ What configs share: whether the parts fit one another, and, of models with queri
 localizer enters (Stepping Stones, section 3.3 and Table 4).
 """
 
+import math
+
 from transformers import PreTrainedConfig
 
 
@@ -26,6 +28,12 @@ def check_audio_config(config: PreTrainedConfig) -> None:
             f"audio_embedding_dim={config.audio_embedding_dim}, but the audio encoder's embeddings have "
             f"{config.audio_config.embedding_dim} values (audio_config.embedding_dim). Make them equal."
         )
+
+
+def check_pair_loss(config: PreTrainedConfig) -> None:
+    """Raises a `ValueError` if the weight of the pair loss is none."""
+    if not 0 <= config.pair_loss_weight < math.inf:
+        raise ValueError(f"pair_loss_weight={config.pair_loss_weight} must be at least 0, which is no pair loss.")
 
 
 def fill_prompt_fields(config: PreTrainedConfig) -> None:
@@ -62,4 +70,4 @@ def check_prompt_fields(config: PreTrainedConfig) -> None:
         )
 
 
-__all__ = ["check_audio_config", "check_prompt_fields", "fill_prompt_fields"]
+__all__ = ["check_audio_config", "check_pair_loss", "check_prompt_fields", "fill_prompt_fields"]

@@ -377,11 +377,44 @@ class AudioVisualImageProcessorMixin:
         """
         raise NotImplementedError
 
+    def get_gated_scores(
+        self, outputs: ModelOutput, sound_threshold: float | None = None
+    ) -> tuple[int, Iterator[torch.Tensor]]:
+        """
+        The scores of [`~AudioVisualImageProcessorMixin.get_segmentation_scores`], of background alone in the frames
+        whose sound does not go with what is seen.
+
+        Args:
+            outputs (`ModelOutput`):
+                Raw outputs of the model.
+            sound_threshold (`float`, *optional*):
+                The least probability that it does, the sigmoid of `pair_logits`. Without it all frames keep theirs.
+
+        Raises:
+            ValueError: if the model says nothing about it, having learned without a pair loss.
+        """
+        num_frames, frame_scores = self.get_segmentation_scores(outputs)
+        if sound_threshold is None:
+            return num_frames, frame_scores
+        pair_logits = getattr(outputs, "pair_logits", None)
+        if pair_logits is None:
+            raise ValueError(
+                "sound_threshold is for models that were trained with a pair loss (config.pair_loss_weight), which"
+                " this one was not: leave it out."
+            )
+
+        def iterate() -> Iterator[torch.Tensor]:
+            for scores, fits in zip(frame_scores, pair_logits.float().sigmoid() >= sound_threshold):
+                yield torch.cat([scores[:1], scores[1:] * fits])
+
+        return num_frames, iterate()
+
     def post_process_semantic_segmentation(
         self,
         outputs: ModelOutput,
         target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
         return_segmentation_scores: bool = False,
+        sound_threshold: float | None = None,
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """
         Converts the output of the model into segmentation maps.
@@ -393,6 +426,9 @@ class AudioVisualImageProcessorMixin:
                 For each frame the height and width of its result. Without it, `label_size` for all.
             return_segmentation_scores (`bool`, *optional*, defaults to `False`):
                 Whether to return the scores of the classes alongside the segmentation map.
+            sound_threshold (`float`, *optional*):
+                Frames whose sound goes with what is seen by a smaller probability are background: see
+                [`~AudioVisualImageProcessorMixin.get_gated_scores`].
 
         Returns:
             `list[torch.Tensor]` or `list[SemanticSegmentationPostProcessorOutput]`: for each frame its segmentation
@@ -401,9 +437,10 @@ class AudioVisualImageProcessorMixin:
             which a localizer has two: background and what sounds.
 
         Raises:
-            ValueError: if `target_sizes` are not as many as the frames.
+            ValueError: if `target_sizes` are not as many as the frames, or the model has no pair head for a
+                `sound_threshold`.
         """
-        num_frames, frame_scores = self.get_segmentation_scores(outputs)
+        num_frames, frame_scores = self.get_gated_scores(outputs, sound_threshold)
         if target_sizes is None:
             target_sizes = [(self.label_size.height, self.label_size.width)] * num_frames
         if isinstance(target_sizes, torch.Tensor):

@@ -27,6 +27,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .linear import speed_up_linear_layers
+from .pair_loss import AudioVisualPairHead, compute_pair_loss, label_pairs
 
 
 # How a model was looked for: its localizer lives in the same repository.
@@ -91,6 +92,12 @@ class AudioVisualPreTrainedMixin(CheckpointingMixin):
         # For classes outside of transformers, `initialize_weights` skips the modules that own no parameter directly,
         # which are the ones that `_init_weights` is written for (here and in Mask2Former).
         return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, AudioVisualPairHead):
+            init_as_torch(module.projection)
 
     def post_init(self) -> None:
         super().post_init()
@@ -161,6 +168,27 @@ class AudioVisualModelMixin:
             )
         return self.audio_encoder(input_features).embeddings
 
+    def get_pair_features(
+        self, audio: torch.Tensor, feature_map: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """
+        What the pair loss compares: see [`AudioVisualPairHead`].
+
+        Args:
+            audio (`torch.Tensor` of shape `(frames, audio_dim)`):
+                The projected sound.
+            feature_map (`torch.Tensor` of shape `(frames, visual_dim, h, w)`):
+                The backbone's last one.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: the sound, and the mean of the map `(frames, visual_dim)`; or `None`
+            where `config.pair_loss_weight` is 0.
+        """
+        # CODEPATH: released models have no pair loss
+        if not self.config.pair_loss_weight:
+            return None
+        return audio, feature_map.mean(dim=(2, 3))
+
     def check_inputs(
         self,
         pixel_values: torch.FloatTensor,
@@ -222,12 +250,20 @@ class AudioVisualSegmentationMixin:
 
     and returns a `ModelOutput` with `loss` where there are targets. What else there is in it only the model's own
     image processor reads: see [`AudioVisualImageProcessorMixin.get_segmentation_scores`].
+
+    With `config.pair_loss_weight` there is a `pair_head`, which makes `pair_logits` `(frames,)` of what its base model
+    returns as `pair_features`, and `loss_pair` of them.
     """
 
     @property
     def has_audio_encoder(self) -> bool:
         """Whether the model takes sound, as `input_features`, and not only embeddings of it."""
         return self.config.audio_config is not None
+
+    @property
+    def has_pair_head(self) -> bool:
+        """Whether the model says if a sound goes with what is seen, `pair_logits`."""
+        return getattr(self, "pair_head", None) is not None
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -260,6 +296,38 @@ class AudioVisualSegmentationMixin:
             `torch.FloatTensor` of shape `(n,)`.
         """
         raise NotImplementedError
+
+    def add_pair_normalizer(
+        self, normalizers: torch.FloatTensor, targets: torch.LongTensor | list[torch.LongTensor]
+    ) -> torch.FloatTensor:
+        """What the rest of the loss is divided by, `(n,)`, and then what the pair loss is, if there is one."""
+        if not self.has_pair_head:
+            return normalizers
+        _, annotated = label_pairs(targets)
+        return torch.cat([normalizers, annotated.sum()[None].to(normalizers)])
+
+    def split_normalizers(
+        self, num_items_in_batch: torch.FloatTensor | None
+    ) -> tuple[torch.FloatTensor | None, torch.FloatTensor | None]:
+        """The two parts that [`~AudioVisualSegmentationMixin.add_pair_normalizer`] joins."""
+        if num_items_in_batch is None or not self.has_pair_head:
+            return num_items_in_batch, None
+        return num_items_in_batch[:-1], num_items_in_batch[-1]
+
+    def get_pair_logits(self, pair_features: tuple[torch.Tensor, torch.Tensor] | None) -> torch.FloatTensor | None:
+        """`(frames,)`, or `None` without a pair head."""
+        return self.pair_head(pair_features) if self.has_pair_head else None
+
+    def get_pair_loss(
+        self,
+        pair_logits: torch.FloatTensor | None,
+        targets: torch.LongTensor | list[torch.LongTensor],
+        num_pairs: torch.FloatTensor | None,
+    ) -> dict[str, torch.FloatTensor]:
+        """The weighted term `loss_pair`; none without a pair head."""
+        if pair_logits is None:
+            return {}
+        return {"loss_pair": self.config.pair_loss_weight * compute_pair_loss(pair_logits, targets, num_pairs)}
 
     def load_audio_encoder_weights(self, state_dict: dict[str, torch.Tensor]) -> None:
         """

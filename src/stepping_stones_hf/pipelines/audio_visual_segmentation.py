@@ -169,12 +169,21 @@ class AudioVisualSegmentationPipeline(Pipeline):
             self.localizer.save_pretrained(Path(save_directory, "localizer"), **kwargs)
             self.localizer_processor.save_pretrained(Path(save_directory, "localizer"))
 
-    def _sanitize_parameters(self, label_maps: str | None = None, return_score_maps: bool | None = None, **kwargs):
+    def _sanitize_parameters(
+        self,
+        label_maps: str | None = None,
+        return_score_maps: bool | None = None,
+        sound_threshold: float | None = None,
+        **kwargs,
+    ):
         if kwargs:
             raise ValueError(f"The pipeline takes no {', '.join(kwargs)}.")
         if label_maps not in (None, "rle", "array"):
             raise ValueError(f'label_maps is {label_maps!r}, expected "rle" or "array".')
-        forward_params = {} if return_score_maps is None else {"return_score_maps": return_score_maps}
+        if sound_threshold is not None and not 0 <= sound_threshold <= 1:
+            raise ValueError(f"sound_threshold is {sound_threshold}, expected a probability.")
+        options = {"return_score_maps": return_score_maps, "sound_threshold": sound_threshold}
+        forward_params = {name: value for name, value in options.items() if value is not None}
         return {}, forward_params, {} if label_maps is None else {"label_maps": label_maps}
 
     @rename_arguments(sound="audio")
@@ -198,6 +207,10 @@ class AudioVisualSegmentationPipeline(Pipeline):
                 ([`decode_label_map`] makes arrays of them), `"array"` for arrays.
             return_score_maps (`bool`, *optional*, defaults to `False`):
                 Whether to return the scores of all classes.
+            sound_threshold (`float`, *optional*):
+                Seconds whose sound goes with what is seen by a smaller probability are left unmarked by the localizer,
+                hence by the model that it prompts; by the model itself, if it runs alone. For models that were trained
+                with a pair loss; 0.5, or what suits a validation set.
             batch_size (`int`, *optional*, defaults to 1):
                 Seconds that pass through the models at a time, rounded up to what a model looks at together.
 
@@ -213,7 +226,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
         Raises:
             `FileNotFoundError`, `ValueError`: as [`~stepping_stones_hf.video.read_seconds`]; an address cannot be
-            downloaded; or frames and sound of a `dict` do not belong together.
+            downloaded; frames and sound of a `dict` do not belong together; or there is a `sound_threshold`, and the
+            model was trained without a pair loss.
         """
         if isinstance(inputs, (str, os.PathLike, bytes, Mapping)):
             return list(self.iterate(inputs, audio=audio, **kwargs))
@@ -282,7 +296,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
             "sizes": [second.frame.size[::-1] for second in seconds],
         }
 
-    def _forward(self, inputs: dict, return_score_maps: bool = False) -> dict:
+    def _forward(self, inputs: dict, return_score_maps: bool = False, sound_threshold: float | None = None) -> dict:
         tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         tensors = {
             name: value.to(self.dtype) if value.is_floating_point() else value for name, value in tensors.items()
@@ -291,14 +305,17 @@ class AudioVisualSegmentationPipeline(Pipeline):
         if self.localizer is not None:
             prefixed = {name.removeprefix("localizer_"): tensors[name] for name in tensors if name not in own}
             outputs = self.localizer(**(prefixed or own))
-            masks = self.localizer_processor.post_process_semantic_segmentation(outputs)
+            masks = self.localizer_processor.post_process_semantic_segmentation(
+                outputs, sound_threshold=sound_threshold
+            )
             own["prompt_masks"] = torch.stack(masks).to(self.dtype)
+            sound_threshold = None  # a silent prompt is all that the model is told
         outputs = self.model(**own)
 
         found = {"seconds": inputs["seconds"], "label_maps": [], "confidences": []}
         if return_score_maps:
             found["score_maps"] = []
-        _, frame_scores = self.processor.image_processor.get_segmentation_scores(outputs)
+        _, frame_scores = self.processor.image_processor.get_gated_scores(outputs, sound_threshold)
         for scores, size in zip(frame_scores, inputs["sizes"]):
             label_map, highest = label_pixels(scores, size)
             found["label_maps"].append(label_map)

@@ -134,25 +134,33 @@ def encode_sound(waveform: np.ndarray, sampling_rate: int) -> dict:
     return {"bytes": file.getvalue(), "path": None}
 
 
+def take_sound(clip: dict, other: dict) -> dict:
+    """A clip with the sound of another one, made as loud as its own."""
+    waveform, sampling_rate = read_audio(get_source(other["audio"]))
+    loudness = get_loudness(waveform, sampling_rate, other["num_frames"])
+    gain = max(measure_loudness(clip), MIN_LOUDNESS) / loudness
+    # A click in a sound that is all but silent would become so loud that it is not taken for a sound.
+    gain = min(gain, MAX_PEAK / np.abs(waveform).max())
+    return {**clip, "audio": encode_sound(gain * waveform.T, sampling_rate)}
+
+
 class WithOffscreenSounds(WithSounds):
     """Clips with the sounds of others, each with that of the one at its place, made as loud as its own."""
 
     def __getitem__(self, index: int) -> dict:
-        clip, other = self.clips[index], self.others[index]
-        waveform, sampling_rate = read_audio(get_source(other["audio"]))
-        loudness = get_loudness(waveform, sampling_rate, other["num_frames"])
-        gain = max(measure_loudness(clip), MIN_LOUDNESS) / loudness
-        # A click in a sound that is all but silent would become so loud that it is not taken for a sound.
-        gain = min(gain, MAX_PEAK / np.abs(waveform).max())
-        return {**clip, "audio": encode_sound(gain * waveform.T, sampling_rate)}
+        return take_sound(self.clips[index], self.others[index])
+
+
+def take_silence(clip: dict) -> dict:
+    """A clip with silence in place of its sound."""
+    return {**clip, "audio": make_silence(clip["num_frames"])}
 
 
 class WithSilence(View):
     """Clips with silence in place of their sound."""
 
     def __getitem__(self, index: int) -> dict:
-        clip = self.clips[index]
-        return {**clip, "audio": make_silence(clip["num_frames"])}
+        return take_silence(self.clips[index])
 
 
 @cache
@@ -161,6 +169,20 @@ def make_silence(seconds: int, sampling_rate: int = 16_000) -> dict:
     file = io.BytesIO()
     soundfile.write(file, np.zeros(seconds * sampling_rate, dtype=np.int16), sampling_rate, format="WAV")
     return {"bytes": file.getvalue(), "path": None}
+
+
+def draw_noise(clip: dict, seed: int, num_samples: int) -> np.ndarray:
+    """White noise `(num_samples,)` as loud as a clip's sound, at least 0.001, drawn from the seed and its name."""
+    loudness = max(measure_loudness(clip), MIN_LOUDNESS)
+    name = f"{seed}/{clip['subset']}/{clip['video_id']}"
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()))
+    return loudness * generator.standard_normal(num_samples)
+
+
+def take_noise(clip: dict, seed: int, sampling_rate: int = 16_000) -> dict:
+    """A clip with white noise in place of its sound: see [`WithNoise`]."""
+    noise = draw_noise(clip, seed, clip["num_frames"] * sampling_rate)
+    return {**clip, "audio": encode_sound(noise, sampling_rate)}
 
 
 class WithNoise(View):
@@ -174,12 +196,21 @@ class WithNoise(View):
         self.seed, self.sampling_rate = seed, sampling_rate
 
     def __getitem__(self, index: int) -> dict:
+        return take_noise(self.clips[index], self.seed, self.sampling_rate)
+
+
+class WithAddedNoise(View):
+    """Clips with white noise over their sound, as loud as it: the two together are 3 dB louder."""
+
+    def __init__(self, clips: Sequence[dict], seed: int):
+        super().__init__(clips)
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
-        loudness = max(measure_loudness(clip), MIN_LOUDNESS)
-        name = f"{self.seed}/{clip['subset']}/{clip['video_id']}"
-        generator = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()))
-        noise = loudness * generator.standard_normal(clip["num_frames"] * self.sampling_rate)
-        return {**clip, "audio": encode_sound(noise, self.sampling_rate)}
+        waveform, sampling_rate = read_audio(get_source(clip["audio"]))
+        noise = draw_noise(clip, self.seed, waveform.shape[1])
+        return {**clip, "audio": encode_sound((waveform + noise).T, sampling_rate)}
 
 
 def read_classes(clips: datasets.Dataset) -> list[set[int]]:
@@ -239,6 +270,7 @@ def is_silent(clip: dict) -> bool:
 __all__ = [
     "SingleFrames",
     "View",
+    "WithAddedNoise",
     "WithMasks",
     "WithNoise",
     "WithOffscreenSounds",
@@ -252,4 +284,7 @@ __all__ = [
     "read_column",
     "read_truth",
     "shuffle_sounds",
+    "take_noise",
+    "take_silence",
+    "take_sound",
 ]

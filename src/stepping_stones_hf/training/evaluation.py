@@ -16,6 +16,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -90,11 +91,16 @@ def predict_annotated(model, inputs: dict, post_process: Callable) -> torch.Tens
     return torch.stack(post_process(outputs))[annotated]
 
 
-def localize(model, processor, inputs) -> torch.Tensor:
-    """Stage 1: scores of background and of what sounds, `(frames, 2, label height, label width)`."""
+def localize(model, processor, inputs, sound_threshold: float | None = None) -> torch.Tensor:
+    """
+    Stage 1: scores of background and of what sounds, `(frames, 2, label height, label width)`. For `sound_threshold`
+    see [`~AudioVisualImageProcessorMixin.get_gated_scores`].
+    """
 
     def get_scores(outputs) -> list[torch.Tensor]:
-        results = processor.post_process_semantic_segmentation(outputs, return_segmentation_scores=True)
+        results = processor.post_process_semantic_segmentation(
+            outputs, return_segmentation_scores=True, sound_threshold=sound_threshold
+        )
         return [result.segmentation_scores.float() for result in results]
 
     return predict_annotated(model, inputs, get_scores)
@@ -109,9 +115,10 @@ def make_prompts(scores: torch.Tensor, soft: bool = False) -> torch.Tensor:
     return sounding / (background + sounding).clamp(min=1e-6) if soft else (sounding > background).float()
 
 
-def segment(model, processor, inputs) -> torch.Tensor:
-    """Stage 2, or one stage: label maps `(frames, label height, label width)`."""
-    return predict_annotated(model, inputs, processor.post_process_semantic_segmentation)
+def segment(model, processor, inputs, sound_threshold: float | None = None) -> torch.Tensor:
+    """Stage 2, or one stage: label maps `(frames, label height, label width)`; `sound_threshold` as [`localize`]."""
+    post_process = partial(processor.post_process_semantic_segmentation, sound_threshold=sound_threshold)
+    return predict_annotated(model, inputs, post_process)
 
 
 @torch.no_grad()

@@ -80,7 +80,8 @@ def make_new_model(
 ) -> PreTrainedModel:
     """
     Makes a model with initial weights that follow from the seed. Whatever the overrides or the lack of a prompt leave
-    out of a model that names what sounds, it begins with the weights that the whole of it would begin with.
+    out of a model that names what sounds, it begins with the weights that the whole of it would begin with; and with a
+    pair head any model begins as it would without.
 
     Args:
         seed (`int`):
@@ -89,13 +90,21 @@ def make_new_model(
     set_seed(seed)
     config = make_config(block, localizes, prompted, overrides)
     model = AutoModelForAudioVisualSegmentation.from_config(config)
+    plain = {name: value for name, value in block.items() if name != "pair_loss_weight"}
     if not localizes:
-        set_seed(seed)
-        whole = AutoModelForAudioVisualSegmentation.from_config(make_config(block, localizes=False, prompted=True))
-        own, weights = model.state_dict(), whole.state_dict()
-        shared = {name for name in weights if name in own and weights[name].shape == own[name].shape}
-        model.load_state_dict({name: weights[name] for name in shared}, strict=False)
+        begin_as(model, make_config(plain, localizes=False, prompted=True), seed)
+    elif plain != block:
+        begin_as(model, make_config(plain, localizes, prompted, overrides), seed)
     return model
+
+
+def begin_as(model: PreTrainedModel, config: PreTrainedConfig, seed: int) -> None:
+    """Gives a model the initial weights, as far as it has them, that one of another config has."""
+    set_seed(seed)
+    other = AutoModelForAudioVisualSegmentation.from_config(config)
+    own, weights = model.state_dict(), other.state_dict()
+    shared = {name for name in weights if name in own and weights[name].shape == own[name].shape}
+    model.load_state_dict({name: weights[name] for name in shared}, strict=False)
 
 
 def load_pretrained_parts(
@@ -124,16 +133,33 @@ def load_pretrained_parts(
 
 
 def load_model(
-    name_or_path: str | os.PathLike, localizes: bool, prompted: bool
+    name_or_path: str | os.PathLike,
+    localizes: bool,
+    prompted: bool,
+    seed: int,
+    pair_loss_weight: float | None = None,
 ) -> tuple[PreTrainedModel, AudioVisualProcessor]:
     """
     Loads the model of a stage from a two-stage repository, with its processor on Pillow.
+
+    Args:
+        name_or_path (`str` or `PathLike`), localizes (`bool`), prompted (`bool`):
+            The repository, and which of its models: see [`make_config`].
+        seed (`int`):
+            What the initial weights of a pair head are drawn from.
+        pair_loss_weight (`float`, *optional*):
+            The weight of the pair loss in place of the saved one. A model without a pair head gets a new one; with 0
+            a model loses its own.
 
     Raises:
         `ValueError`: it is the model of another stage.
     """
     subfolder = "localizer" if localizes else ""
-    model = AutoModelForAudioVisualSegmentation.from_pretrained(name_or_path, subfolder=subfolder)
+    changes = {}
+    if pair_loss_weight is not None:
+        changes["pair_loss_weight"] = pair_loss_weight
+        set_seed(seed)
+    model = AutoModelForAudioVisualSegmentation.from_pretrained(name_or_path, subfolder=subfolder, **changes)
     expected = (2 if localizes else len(CLASS_NAMES), prompted)
     if (model.config.num_labels, model.config.use_mask_prompt) != expected:
         raise ValueError(

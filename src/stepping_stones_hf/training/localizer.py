@@ -67,6 +67,7 @@ def predict_masks(
     store: str | os.PathLike,
     soft: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    sound_threshold: float | None = None,
     **loading,
 ) -> FrameScores:
     """
@@ -85,6 +86,9 @@ def predict_masks(
             Whether to keep the share of the score that sounds, see [`make_prompts`].
         cache_dir (`str` or `PathLike`, *optional*):
             See [`AVSCollator`].
+        sound_threshold (`float`, *optional*):
+            Masks are empty where the sound goes with what is seen by a smaller probability: see
+            [`~AudioVisualImageProcessorMixin.get_gated_scores`].
         loading:
             `batch_size` and `num_workers`, see [`evaluate`].
 
@@ -103,7 +107,7 @@ def predict_masks(
         accelerator,
         clips,
         AVSCollator(processor, cache_dir=cache_dir, evaluation=True),
-        partial(localize, model.to(accelerator.device).eval(), processor),
+        partial(localize, model.to(accelerator.device).eval(), processor, sound_threshold=sound_threshold),
         FrameScores(score_rule=processor.image_processor.score_rule),
         on_predictions=keep,
         **loading,
@@ -117,6 +121,7 @@ def finish_store(
     clips: datasets.Dataset,
     scores: FrameScores,
     soft: bool = False,
+    sound_threshold: float | None = None,
 ) -> None:
     """Turns the partial store into a store, once [`predict_masks`] has filled it with the masks of all clips."""
     if accelerator.is_main_process:
@@ -128,6 +133,7 @@ def finish_store(
             # What sounds has the larger score, hence more than half of both.
             threshold=None if soft else 0.5,
             scores=summarize_localization(scores),
+            sound_threshold=sound_threshold,
         )
         complete_store(store, manifest)
     accelerator.wait_for_everyone()

@@ -45,7 +45,8 @@ class Manifest:
     `localizer` names the localizer ([`name_model`]) and `localizer_hash` is the hash of its weights and config
     ([`hash_model_folder`]); `data_fingerprint` is that of the clips ([`fingerprint_clips`]), `num_frames` the number
     of masks. They are 1 where what sounds has more than the share `threshold` of the score; without a threshold, soft,
-    they are that share. `scores` is what the binary metric says of the masks, by subset.
+    they are that share. `scores` is what the binary metric says of the masks, by subset. With a `sound_threshold` they
+    are empty where the sound goes with what is seen by a smaller probability.
     """
 
     localizer: str
@@ -54,6 +55,7 @@ class Manifest:
     num_frames: int
     threshold: float | None
     scores: dict
+    sound_threshold: float | None = None
 
 
 def name_model(folder: str | os.PathLike) -> str:

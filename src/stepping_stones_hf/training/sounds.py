@@ -33,6 +33,7 @@ from ..data.collator import EncodedRows, MapReader
 from ..data.labels import CLASS_NAMES
 from ..metrics.avss_miou.avss_miou import NEGATIVES, SOUNDS
 from .clips import (
+    WithAddedNoise,
     WithNoise,
     WithOffscreenSounds,
     WithSilence,
@@ -111,31 +112,56 @@ def draw_donors(
     Raises:
         `KeyError`: a class is none of AVSBench's.
     """
-    givers = {subset: [] for subset in subsets}
-    for index, (subset, of_clip) in enumerate(zip(subsets, classes, strict=True)):
-        if of_clip and (loudness is None or loudness[index] >= MIN_DONOR_LOUDNESS):
-            givers[subset].append(index)
-    super_classes = [find_super_classes(of_clip) for of_clip in classes]
-    donors = {}
-    for clip, subset in enumerate(subsets):
-        if not classes[clip]:
-            continue
-        rule = AVOIDED if subset == "v1s" else AVOIDED_AMONG_SEVERAL
+    draw = DonorDraw(subsets, video_ids, classes, visible, loudness)
+    donors = {clip: draw(clip, seed) for clip in range(len(draw.subsets))}
+    return {clip: donor for clip, donor in donors.items() if donor is not None}
+
+
+class DonorDraw:
+    """[`draw_donors`] for one clip at a time."""
+
+    def __init__(
+        self,
+        subsets: Sequence[str],
+        video_ids: Sequence[str],
+        classes: Sequence[set[str]],
+        visible: Sequence[set[str]] | None = None,
+        loudness: Sequence[float] | None = None,
+    ):
+        self.subsets, self.video_ids, self.classes, self.visible = subsets, video_ids, classes, visible
+        self.super_classes = [find_super_classes(of_clip) for of_clip in classes]
+        self.givers = {subset: [] for subset in subsets}
+        for index, (subset, of_clip) in enumerate(zip(subsets, classes, strict=True)):
+            if of_clip and (loudness is None or loudness[index] >= MIN_DONOR_LOUDNESS):
+                self.givers[subset].append(index)
+
+    def __call__(self, clip: int, seed: int) -> Donor | None:
+        """The donor of a clip, by its index, if it has one."""
+        candidates, level = self.find_candidates(clip)
+        if not candidates:
+            return None
+        subset, by = self.subsets[clip], _rank_by(f"{seed}/{self.subsets[clip]}/{self.video_ids[clip]}")
+        if subset == "v1s":
+            names = {other: "_".join(sorted(self.classes[other])) for other in candidates}
+            drawn = min(set(names.values()), key=lambda name: by(f"class/{name}"))
+            candidates = [other for other in candidates if names[other] == drawn]
+        return Donor(min(candidates, key=lambda other: by(self.video_ids[other])), level)
+
+    def find_candidates(self, clip: int) -> tuple[list[int], int]:
+        """The clips of which the donor is drawn, and their level; there may be none."""
+        if not self.classes[clip]:
+            return [], 0
+        own, super_classes = self.classes[clip], self.super_classes
+        rule = AVOIDED if self.subsets[clip] == "v1s" else AVOIDED_AMONG_SEVERAL
         avoided = set().union(*(rule[super_class] for super_class in super_classes[clip]))
-        not_heard = classes[clip] if visible is None else classes[clip] | visible[clip]
-        others = [other for other in givers[subset] if classes[other].isdisjoint(not_heard)]
+        not_heard = own if self.visible is None else own | self.visible[clip]
+        others = [other for other in self.givers[self.subsets[clip]] if self.classes[other].isdisjoint(not_heard)]
         apart = [other for other in others if super_classes[other].isdisjoint(super_classes[clip])]
         far_apart = [other for other in apart if super_classes[other].isdisjoint(avoided)]
         for level, candidates in enumerate((far_apart, apart, others)):
             if candidates:
-                by = _rank_by(f"{seed}/{subset}/{video_ids[clip]}")
-                if subset == "v1s":
-                    names = {other: "_".join(sorted(classes[other])) for other in candidates}
-                    drawn = min(set(names.values()), key=lambda name: by(f"class/{name}"))
-                    candidates = [other for other in candidates if names[other] == drawn]
-                donors[clip] = Donor(min(candidates, key=lambda other: by(video_ids[other])), level)
-                break
-    return donors
+                return candidates, level
+        return [], 0
 
 
 def _rank_by(key: str) -> Callable[[str], bytes]:
@@ -174,18 +200,30 @@ def find_donors(clips: datasets.Dataset, seed: int) -> dict[int, Donor]:
     Raises:
         `ValueError`: as [`read_class_names`], or no clip has a donor.
     """
+    draw = prepare_draw(clips)
+    donors = {clip: draw(clip, seed) for clip in range(len(clips))}
+    return {clip: donor for clip, donor in donors.items() if donor is not None}
+
+
+def prepare_draw(clips: datasets.Dataset) -> DonorDraw:
+    """
+    [`DonorDraw`] for the clips of a dataset, whose masks and sounds are read.
+
+    Raises:
+        `ValueError`: as [`find_donors`].
+    """
     classes, rows = read_class_names(clips), EncodedRows(clips, ["num_frames", "audio"])
     loudness = [measure_loudness(rows[index]) for index in range(len(rows))]
     visible, off_screen = read_record(clips, "visible"), read_record(clips, "off_screen")
     if off_screen is not None:
         classes = [seen | unseen for seen, unseen in zip(classes, off_screen)]
-    donors = draw_donors(clips["subset"], clips["video_id"], classes, seed, visible, loudness)
-    if not donors:
+    draw = DonorDraw(clips["subset"], clips["video_id"], classes, visible, loudness)
+    if not any(draw.find_candidates(clip)[0] for clip in range(len(clips))):
         raise ValueError(
             f"None of the {len(clips)} clips has an off-screen sound: no other clip of its subset has a sound of other"
             " classes. Take more clips, or leave offscreen out."
         )
-    return donors
+    return draw
 
 
 @dataclass
@@ -202,7 +240,7 @@ class HeardClips:
 
 def change_sound(
     clips: datasets.Dataset,
-    sound: Literal["own", "silence", "noise", "offscreen", "shuffled"],
+    sound: Literal["own", "silence", "noise", "offscreen", "shuffled", "fused"],
     seed: int = 3407,
 ) -> HeardClips:
     """
@@ -213,7 +251,8 @@ def change_sound(
             Rows of [`load_avsbench`].
         sound (`str`):
             `"own"`; `"silence"`; `"noise"`, white and as loud as the own sound; `"offscreen"`, the sound of a clip of
-            other super-classes, made as loud; `"shuffled"`, the sound of a clip of other classes, each for one clip.
+            other super-classes, made as loud; `"shuffled"`, the sound of a clip of other classes, each for one clip;
+            `"fused"`, a control, the own sound together with such noise: all that sounds still does.
         seed (`int`, *optional*, defaults to 3407):
             What noise and other clips are drawn by.
 
@@ -229,6 +268,8 @@ def change_sound(
         return HeardClips(clips, WithSilence(rows))
     if sound == "noise":
         return HeardClips(clips, WithNoise(rows, seed))
+    if sound == "fused":
+        return HeardClips(clips, WithAddedNoise(rows, seed))
     if sound == "own":
         return HeardClips(clips, rows)
     if sound == "offscreen":
@@ -252,9 +293,11 @@ __all__ = [
     "SOUNDS",
     "SUPER_CLASSES",
     "Donor",
+    "DonorDraw",
     "HeardClips",
     "change_sound",
     "draw_donors",
     "find_donors",
+    "prepare_draw",
     "read_class_names",
 ]

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
-from ..configuration_base import check_audio_config, check_prompt_fields, fill_prompt_fields
+from ..configuration_base import check_audio_config, check_pair_loss, check_prompt_fields, fill_prompt_fields
 from ..vggish import VGGishConfig
 
 
@@ -111,6 +111,9 @@ class AAVSConfig(PreTrainedConfig):
         Whether the predictions before the last one are supervised too.
     output_auxiliary_logits (`bool`, *optional*, defaults to `False`):
         Whether the predictions before the last one are returned.
+    pair_loss_weight (`float`, *optional*, defaults to 0.0):
+        Weight of the pair loss, by which a model learns whether a sound goes with what is seen, in training with
+        sounds that do not; 0 for a model without it. See [`~models.pair_loss.AudioVisualPairHead`].
     init_std (`float`, *optional*, defaults to 0.02):
         Standard deviation of the initial weights.
     init_xavier_std (`float`, *optional*, defaults to 1.0):
@@ -191,6 +194,7 @@ class AAVSConfig(PreTrainedConfig):
     importance_sample_ratio: float = 0.75
     use_auxiliary_loss: bool = True
     output_auxiliary_logits: bool = False
+    pair_loss_weight: float | int = 0.0
     init_std: float = 0.02
     init_xavier_std: float = 1.0
 
@@ -224,6 +228,7 @@ class AAVSConfig(PreTrainedConfig):
             )
         check_prompt_fields(self)
         check_audio_config(self)
+        check_pair_loss(self)
         if self.decoder_layers < 1 or self.adapter_reduction < 1 or self.train_num_points < 1:
             raise ValueError(
                 "decoder_layers, adapter_reduction and train_num_points must be at least 1, got "

@@ -76,6 +76,7 @@ from ..modeling_base import (
     is_cpu_inference,
     resize_prompt,
 )
+from ..pair_loss import make_pair_head
 from ..vggish import VGGishModel
 from .configuration_aavs import AAVSConfig
 from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_backbone_adapters
@@ -114,6 +115,9 @@ class AAVSModelOutput(ModelOutput):
     cross_attentions (`tuple(torch.FloatTensor)`, *optional*, as `attentions`):
         Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, level_height *
         level_width)`.
+    pair_features (`tuple(torch.FloatTensor)`, *optional*, returned where `config.pair_loss_weight` is not 0):
+        The projected sound and the mean of the backbone's last feature map, `(num_frames, channels)` each: what the
+        pair loss compares.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -123,6 +127,7 @@ class AAVSModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_features: tuple[torch.FloatTensor, torch.FloatTensor] | None = None
 
 
 @auto_docstring(
@@ -154,6 +159,8 @@ class AAVSForAudioVisualSegmentationOutput(ModelOutput):
     cross_attentions (`tuple(torch.FloatTensor)`, *optional*, as `attentions`):
         Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, level_height *
         level_width)`.
+    pair_logits (`torch.FloatTensor` of shape `(num_frames,)`, *optional*, with `config.pair_loss_weight`):
+        Whether a frame's sound goes with what is seen: a cosine, whose sigmoid is the probability that it does.
     """
 
     loss: torch.FloatTensor | None = None
@@ -165,6 +172,7 @@ class AAVSForAudioVisualSegmentationOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_logits: torch.FloatTensor | None = None
 
 
 class AAVSAdapter(nn.Module):
@@ -798,13 +806,12 @@ class AAVSModel(AudioVisualModelMixin, AAVSPreTrainedModel):
 
         feature_maps = self.backbone(pixel_values).feature_maps
         pixels = self.pixel_decoder(feature_maps)
-        return self.decoder(
-            pixels.multi_scale_features,
-            pixels.mask_features,
-            self.audio_projector(audio_embeddings),
-            prompt_masks,
-            **kwargs,
-        )
+        audio = self.audio_projector(audio_embeddings)
+        outputs = self.decoder(pixels.multi_scale_features, pixels.mask_features, audio, prompt_masks, **kwargs)
+        # CODEPATH: released models have no pair loss
+        if self.config.pair_loss_weight:
+            outputs["pair_features"] = self.get_pair_features(audio, feature_maps[-1])
+        return outputs
 
 
 @auto_docstring(
@@ -821,6 +828,8 @@ class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTraine
         self.model = AAVSModel(config)
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
         self.criterion = MaskClassificationLoss(config)
+        # CODEPATH: released models have no pair loss
+        self.pair_head = make_pair_head(config, config.hidden_dim, self.model.backbone.channels[-1])
 
         self.post_init()
 
@@ -841,7 +850,7 @@ class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTraine
                 stacklevel=2,
             )
             batch = {"class_labels": batch}
-        return self.criterion.get_normalizers(batch["class_labels"])
+        return self.add_pair_normalizer(self.criterion.get_normalizers(batch["class_labels"]), batch["class_labels"])
 
     def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
         """Starts the model from a Mask2Former: see [`load_mask2former_weights`]."""
@@ -932,9 +941,12 @@ class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTraine
             for query_states, mask_embeddings in zip(outputs.query_states[first:], outputs.mask_embeddings[first:])
         ]
 
+        pair_logits = self.get_pair_logits(outputs.pair_features)
         loss, loss_dict = None, None
         if mask_labels is not None:
+            num_items_in_batch, num_pairs = self.split_normalizers(num_items_in_batch)
             loss_dict = self.criterion(predictions, mask_labels, class_labels, num_items_in_batch)
+            loss_dict |= self.get_pair_loss(pair_logits, class_labels, num_pairs)
             loss = sum(loss_dict.values())
 
         return AAVSForAudioVisualSegmentationOutput(
@@ -947,6 +959,7 @@ class AAVSForAudioVisualSegmentation(AudioVisualSegmentationMixin, AAVSPreTraine
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
+            pair_logits=pair_logits,
         )
 
 

@@ -21,7 +21,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
 from ..backbones import PVT_V2_B5, check_backbone_config
-from ..configuration_base import check_audio_config
+from ..configuration_base import check_audio_config, check_pair_loss
 from ..vggish import VGGishConfig
 
 
@@ -85,6 +85,9 @@ class AVSegFormerConfig(PreTrainedConfig):
     mix_loss_sees_prompt (`bool`, *optional*, defaults to `False`):
         Whether the mask features of the mix loss are those with the mask prompt. In training that is the true mask,
         which leaves this loss little to teach.
+    pair_loss_weight (`float`, *optional*, defaults to 0.0):
+        Weight of the pair loss, by which a model learns whether a sound goes with what is seen, in training with
+        sounds that do not; 0 for a model without it. See [`~models.pair_loss.AudioVisualPairHead`].
 
     Example:
 
@@ -137,6 +140,7 @@ class AVSegFormerConfig(PreTrainedConfig):
     mask_loss: Literal["dice", "bce"] = "dice"
     mix_loss_weight: float = 0.1
     mix_loss_sees_prompt: bool = False
+    pair_loss_weight: float | int = 0.0
 
     def __post_init__(self, **kwargs):
         # JSON has no tuples: as lists, a saved and reloaded configuration equals the original.
@@ -148,6 +152,7 @@ class AVSegFormerConfig(PreTrainedConfig):
         super().validate_architecture()
         check_backbone_config(self.backbone_config, "AVSegFormer")
         check_audio_config(self)
+        check_pair_loss(self)
         if self.hidden_dim < 1 or self.hidden_dim % NUM_GROUPS or self.hidden_dim % self.num_attention_heads:
             raise ValueError(
                 f"hidden_dim={self.hidden_dim} must be a multiple of {NUM_GROUPS}, since its group norms have so many "

@@ -54,6 +54,7 @@ from ..modeling_base import (
     check_frame_size,
     resize_prompt,
 )
+from ..pair_loss import make_pair_head
 from ..vggish import VGGishModel
 from .configuration_avsegformer import NUM_GROUPS, AVSegFormerConfig
 from .loss_avsegformer import AVSegFormerLoss
@@ -85,6 +86,9 @@ class AVSegFormerModelOutput(ModelOutput):
         Self-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_queries)`.
     cross_attentions (`tuple(torch.FloatTensor)`, *optional*, as `attentions`):
         Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_pixels)`.
+    pair_features (`tuple(torch.FloatTensor)`, *optional*, returned where `config.pair_loss_weight` is not 0):
+        The projected sound and the mean of the backbone's last feature map, `(num_frames, channels)` each: what the
+        pair loss compares.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -95,6 +99,7 @@ class AVSegFormerModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_features: tuple[torch.FloatTensor, torch.FloatTensor] | None = None
 
 
 @auto_docstring(
@@ -122,6 +127,8 @@ class AVSegFormerForAudioVisualSegmentationOutput(ModelOutput):
         Self-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_queries)`.
     cross_attentions (`tuple(torch.FloatTensor)`, *optional*, as `attentions`):
         Cross-attention weights of the decoder's layers, each `(num_frames, num_heads, num_queries, num_pixels)`.
+    pair_logits (`torch.FloatTensor` of shape `(num_frames,)`, *optional*, with `config.pair_loss_weight`):
+        Whether a frame's sound goes with what is seen: a cosine, whose sigmoid is the probability that it does.
     """
 
     loss: torch.FloatTensor | None = None
@@ -132,6 +139,7 @@ class AVSegFormerForAudioVisualSegmentationOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_logits: torch.FloatTensor | None = None
 
 
 class AVSegFormerConvNorm(nn.Module):
@@ -464,6 +472,7 @@ class AVSegFormerModel(AudioVisualModelMixin, AVSegFormerPreTrainedModel):
             unprompted_mask_features=unprompted_mask_features,
             generated_queries=generated_queries,
             encoder_last_hidden_state=memory,
+            pair_features=self.get_pair_features(audio[:, 0], backbone_maps[-1]),
         )
 
 
@@ -481,6 +490,8 @@ class AVSegFormerForAudioVisualSegmentation(AudioVisualSegmentationMixin, AVSegF
         self.model = AVSegFormerModel(config)
         self.head = AVSegFormerHead(config)
         self.criterion = AVSegFormerLoss(config)
+        # CODEPATH: released models have no pair loss
+        self.pair_head = make_pair_head(config, config.hidden_dim, self.model.backbone.channels[-1])
 
         self.post_init()
 
@@ -495,7 +506,7 @@ class AVSegFormerForAudioVisualSegmentation(AudioVisualSegmentationMixin, AVSegF
         Returns:
             `torch.FloatTensor` of shape `(1,)`: the number of annotated frames.
         """
-        return self.criterion.get_normalizers(batch["labels"])
+        return self.add_pair_normalizer(self.criterion.get_normalizers(batch["labels"]), batch["labels"])
 
     def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
         """
@@ -567,13 +578,16 @@ class AVSegFormerForAudioVisualSegmentation(AudioVisualSegmentationMixin, AVSegF
         )
         logits = self.head(outputs.last_hidden_state, outputs.mask_features)
 
+        pair_logits = self.get_pair_logits(outputs.pair_features)
         loss, loss_dict = None, None
         if labels is not None:
+            num_items_in_batch, num_pairs = self.split_normalizers(num_items_in_batch)
             mask_features = outputs.mask_features
             # CODEPATH: training with true masks would tell the mix loss its answer
             if not self.config.mix_loss_sees_prompt:
                 mask_features = outputs.unprompted_mask_features
             loss_dict = self.criterion(logits, labels, mask_features, num_items_in_batch)
+            loss_dict |= self.get_pair_loss(pair_logits, labels, num_pairs)
             loss = sum(loss_dict.values())
 
         return AVSegFormerForAudioVisualSegmentationOutput(
@@ -585,6 +599,7 @@ class AVSegFormerForAudioVisualSegmentation(AudioVisualSegmentationMixin, AVSegF
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
+            pair_logits=pair_logits,
         )
 
 

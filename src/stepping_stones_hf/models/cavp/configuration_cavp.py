@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
-from ..configuration_base import check_audio_config
+from ..configuration_base import check_audio_config, check_pair_loss
 from ..vggish import VGGishConfig
 
 
@@ -80,6 +80,9 @@ class CAVPConfig(PreTrainedConfig):
         Share of the frames with a sound that does not go with them for which the bank is asked.
     sound_bank_warmup_steps (`int`, *optional*, defaults to 0):
         Forward passes of training before the bank gives any sound: those of the first epoch in the released training.
+    pair_loss_weight (`float`, *optional*, defaults to 0.0):
+        Weight of the pair loss, by which a model learns whether a sound goes with what is seen, in training with
+        sounds that do not; 0 for a model without it. See [`~models.pair_loss.AudioVisualPairHead`].
 
     Example:
 
@@ -128,6 +131,7 @@ class CAVPConfig(PreTrainedConfig):
     sound_bank_size: int = 0
     sound_bank_rate: float = 0.5
     sound_bank_warmup_steps: int = 0
+    pair_loss_weight: float | int = 0.0
 
     @property
     def hidden_size(self) -> int:
@@ -159,6 +163,7 @@ class CAVPConfig(PreTrainedConfig):
                 f'{self.backbone_config.out_features}. Set out_features=["stage1", "stage4"].'
             )
         check_audio_config(self)
+        check_pair_loss(self)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"aspp_dim={self.aspp_dim} and low_level_dim={self.low_level_dim} make {self.hidden_size} channels, "

@@ -48,6 +48,7 @@ from ..modeling_base import (
     init_as_torch,
     resize_prompt,
 )
+from ..pair_loss import make_pair_head
 from ..vggish import VGGishModel
 from .configuration_cavp import CAVPConfig
 from .loss_cavp import CAVPLoss
@@ -75,6 +76,9 @@ class CAVPModelOutput(ModelOutput):
         Input and output of the fusion block, `(num_frames, height / 4 * width / 4, hidden_size)` each.
     attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
         How far the gates are open, from 0 to 1, `(num_frames, num_attention_heads, height / 4 * width / 4, 1)`.
+    pair_features (`tuple(torch.FloatTensor)`, *optional*, returned where `config.pair_loss_weight` is not 0):
+        The projected sound and the mean of the backbone's last feature map, `(num_frames, channels)` each: what the
+        pair loss compares.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -83,6 +87,7 @@ class CAVPModelOutput(ModelOutput):
     audio_embeddings: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_features: tuple[torch.FloatTensor, torch.FloatTensor] | None = None
 
 
 @auto_docstring(
@@ -107,6 +112,8 @@ class CAVPForAudioVisualSegmentationOutput(ModelOutput):
         Input and output of the fusion block, `(num_frames, height / 4 * width / 4, hidden_size)` each.
     attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True`):
         How far the gates are open, from 0 to 1, `(num_frames, num_attention_heads, height / 4 * width / 4, 1)`.
+    pair_logits (`torch.FloatTensor` of shape `(num_frames,)`, *optional*, with `config.pair_loss_weight`):
+        Whether a frame's sound goes with what is seen: a cosine, whose sigmoid is the probability that it does.
     """
 
     loss: torch.FloatTensor | None = None
@@ -115,6 +122,7 @@ class CAVPForAudioVisualSegmentationOutput(ModelOutput):
     fused_features: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_logits: torch.FloatTensor | None = None
 
 
 class CAVPASPP(nn.Module):
@@ -346,17 +354,23 @@ class CAVPModel(AudioVisualModelMixin, CAVPPreTrainedModel):
         self.check_inputs(pixel_values, input_features, audio_embeddings, prompt_masks)
         if audio_embeddings is None:
             audio_embeddings = self.get_audio_embeddings(input_features)
-        visual_features = self.decoder(*self.backbone(pixel_values).feature_maps)
+        feature_maps = self.backbone(pixel_values).feature_maps
+        visual_features = self.decoder(*feature_maps)
         fused_features = self.fusion(visual_features, audio_embeddings)
         mask_features = fused_features
         if prompt_masks is not None:
             prompts = resize_prompt(prompt_masks, mask_features.shape[-2:])
             mask_features = mask_features + prompts.to(mask_features.dtype)
+        pair_features = None
+        # CODEPATH: released models have no pair loss
+        if self.config.pair_loss_weight:
+            pair_features = self.get_pair_features(self.fusion.audio_embed(audio_embeddings), feature_maps[-1])
         return CAVPModelOutput(
             last_hidden_state=mask_features,
             fused_features=fused_features,
             visual_features=visual_features,
             audio_embeddings=audio_embeddings,
+            pair_features=pair_features,
         )
 
 
@@ -376,6 +390,8 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
         self.criterion = CAVPLoss(config)
         # CODEPATH: only the released training on all of AVSS has one
         self.sound_bank = CAVPSoundBank(config) if config.sound_bank_size else None
+        # CODEPATH: released models have no pair loss
+        self.pair_head = make_pair_head(config, config.hidden_size, self.model.backbone.channels[-1])
 
         self.post_init()
 
@@ -390,7 +406,7 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
         Returns:
             `torch.FloatTensor` of shape `(2,)`: the number of annotated pixels and the number of batches, 1.
         """
-        return self.criterion.get_normalizers(batch["labels"])
+        return self.add_pair_normalizer(self.criterion.get_normalizers(batch["labels"]), batch["labels"])
 
     def load_audio_encoder_weights(self, state_dict: dict[str, torch.Tensor]) -> None:
         """
@@ -556,11 +572,14 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
             mask_features = torch.cat([mask_features, other_mask_features])
         logits = resize_logits(self.head(mask_features)[: len(pixel_values)], pixel_values.shape[-2:])
 
+        pair_logits = self.get_pair_logits(outputs.pair_features)
         loss, loss_dict = None, None
         if labels is not None:
+            num_items_in_batch, num_pairs = self.split_normalizers(num_items_in_batch)
             loss_dict = self.criterion(
                 logits, labels, outputs.fused_features, other_features, matches, num_items_in_batch
             )
+            loss_dict |= self.get_pair_loss(pair_logits, labels, num_pairs)
             loss = sum(loss_dict.values())
 
         return CAVPForAudioVisualSegmentationOutput(
@@ -570,6 +589,7 @@ class CAVPForAudioVisualSegmentation(AudioVisualSegmentationMixin, CAVPPreTraine
             fused_features=outputs.fused_features,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            pair_logits=pair_logits,
         )
 
 

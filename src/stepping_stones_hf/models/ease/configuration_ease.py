@@ -21,7 +21,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
-from ..configuration_base import check_audio_config, check_prompt_fields, fill_prompt_fields
+from ..configuration_base import check_audio_config, check_pair_loss, check_prompt_fields, fill_prompt_fields
 from ..vggish import VGGishConfig
 
 
@@ -136,6 +136,9 @@ class EASEConfig(PreTrainedConfig):
         Share of the points that are taken where the prediction is least certain.
     use_auxiliary_loss (`bool`, *optional*, defaults to `True`):
         Whether the predictions before the joint blocks are supervised too, in training, where they are made.
+    pair_loss_weight (`float`, *optional*, defaults to 0.0):
+        Weight of the pair loss, by which a model learns whether a sound goes with what is seen, in training with
+        sounds that do not; 0 for a model without it. See [`~models.pair_loss.AudioVisualPairHead`].
     init_std (`float`, *optional*, defaults to 0.02):
         Standard deviation of the initial weights of what the released program does not leave to torch's defaults.
 
@@ -213,6 +216,7 @@ class EASEConfig(PreTrainedConfig):
     oversample_ratio: float = 3.0
     importance_sample_ratio: float = 0.75
     use_auxiliary_loss: bool = True
+    pair_loss_weight: float | int = 0.0
     init_std: float = 0.02
 
     @property
@@ -311,6 +315,7 @@ class EASEConfig(PreTrainedConfig):
                 f"{self.num_audio_centers}."
             )
         check_audio_config(self)
+        check_pair_loss(self)
 
 
 __all__ = ["EASEConfig"]

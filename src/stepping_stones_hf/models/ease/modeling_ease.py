@@ -79,6 +79,7 @@ from ..modeling_base import (
     init_as_torch,
     resize_prompt,
 )
+from ..pair_loss import make_pair_head
 from ..vggish import VGGishModel
 from .configuration_ease import PATCH_STRIDE, EASEConfig
 from .recipe_ease import get_mask_probability, make_parameter_groups
@@ -109,6 +110,9 @@ class EASEModelOutput(ModelOutput):
     attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True` and eager attention):
         Attention weights of the backbone's blocks, of a PVT-v2 those of the joint blocks, each `(num_frames,
         num_heads, num_tokens, num_tokens)`.
+    pair_features (`tuple(torch.FloatTensor)`, *optional*, returned where `config.pair_loss_weight` is not 0):
+        The projected sound and the mean of the backbone's last feature map, `(num_frames, channels)` each: what the
+        pair loss compares.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -116,6 +120,7 @@ class EASEModelOutput(ModelOutput):
     mask_logits: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_features: tuple[torch.FloatTensor, torch.FloatTensor] | None = None
 
 
 @auto_docstring(
@@ -144,6 +149,8 @@ class EASEForAudioVisualSegmentationOutput(ModelOutput):
     attentions (`tuple(torch.FloatTensor)`, *optional*, returned with `output_attentions=True` and eager attention):
         Attention weights of the backbone's blocks, of a PVT-v2 those of the joint blocks, each `(num_frames,
         num_heads, num_tokens, num_tokens)`.
+    pair_logits (`torch.FloatTensor` of shape `(num_frames,)`, *optional*, with `config.pair_loss_weight`):
+        Whether a frame's sound goes with what is seen: a cosine, whose sigmoid is the probability that it does.
     """
 
     loss: torch.FloatTensor | None = None
@@ -153,6 +160,7 @@ class EASEForAudioVisualSegmentationOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    pair_logits: torch.FloatTensor | None = None
 
 
 def split_heads(hidden_states: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -786,8 +794,14 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
         if self.config.mask_prompt_fusion:
             mask_prompt = resize_prompt(prompt_masks, (4 * grid[0], 4 * grid[1])).to(hidden_states.dtype)
 
-        query_states, mask_logits = (), ()
+        query_states, mask_logits, pair_features = (), (), None
+        first_heard = min([self.config.first_joint_block, *self.config.fusion_blocks])
         for index, block in enumerate(self.backbone.blocks, start=self.config.first_block):
+            # CODEPATH: released models have no pair loss
+            if self.config.pair_loss_weight and index == first_heard:
+                # The last map of what is only seen: from here on patches know of the sound, and so of the prompt.
+                patches = hidden_states[:, -num_patches:].mT.unflatten(2, grid)
+                pair_features = self.get_pair_features(audio.mean(dim=1), patches)
             # CODEPATH: the released recipes differ in these blocks
             if index in self.config.fusion_blocks:
                 hidden_states = self.fuse(hidden_states, audio, num_patches)
@@ -824,6 +838,7 @@ class EASEModel(AudioVisualModelMixin, EASEPreTrainedModel):
             last_hidden_state=hidden_states,
             query_states=(*query_states, states),
             mask_logits=(*mask_logits, logits),
+            pair_features=pair_features,
         )
 
 
@@ -842,6 +857,8 @@ class EASEForAudioVisualSegmentation(AudioVisualSegmentationMixin, EASEPreTraine
         self.class_predictor = nn.Linear(config.hidden_size, config.num_labels + 1)
         # Mask2Former's set loss with normalizers that can span an optimizer step; the released program has it without.
         self.criterion = MaskClassificationLoss(config)
+        # CODEPATH: released models have no pair loss
+        self.pair_head = make_pair_head(config, config.audio_hidden_size, config.hidden_size)
 
         self.post_init()
 
@@ -855,7 +872,7 @@ class EASEForAudioVisualSegmentation(AudioVisualSegmentationMixin, EASEPreTraine
             batch (`dict`):
                 Inputs of the model, of which `class_labels` are read.
         """
-        return self.criterion.get_normalizers(batch["class_labels"])
+        return self.add_pair_normalizer(self.criterion.get_normalizers(batch["class_labels"]), batch["class_labels"])
 
     def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
         """
@@ -945,9 +962,12 @@ class EASEForAudioVisualSegmentation(AudioVisualSegmentationMixin, EASEPreTraine
             for states, logits in zip(outputs.query_states, outputs.mask_logits)
         ]
 
+        pair_logits = self.get_pair_logits(outputs.pair_features)
         loss, loss_dict = None, None
         if mask_labels is not None:
+            num_items_in_batch, num_pairs = self.split_normalizers(num_items_in_batch)
             loss_dict = self.criterion(predictions, mask_labels, class_labels, num_items_in_batch)
+            loss_dict |= self.get_pair_loss(pair_logits, class_labels, num_pairs)
             loss = sum(loss_dict.values())
 
         return EASEForAudioVisualSegmentationOutput(
@@ -958,6 +978,7 @@ class EASEForAudioVisualSegmentation(AudioVisualSegmentationMixin, EASEPreTraine
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            pair_logits=pair_logits,
         )
 
 

@@ -21,7 +21,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
 from ..backbones import PVT_V2_B5, check_backbone_config
-from ..configuration_base import check_audio_config
+from ..configuration_base import check_audio_config, check_pair_loss
 from ..vggish import VGGishConfig
 
 
@@ -82,6 +82,9 @@ class TPAVIConfig(PreTrainedConfig):
     avm_target (`str`, *optional*, defaults to `"audio"`):
         What the visual features of a frame are compared with: the frame's audio features (`"audio"`), or the visual
         features of the frame in the batch that sounds most like it (`"nearest"`).
+    pair_loss_weight (`float`, *optional*, defaults to 0.0):
+        Weight of the pair loss, by which a model learns whether a sound goes with what is seen, in training with
+        sounds that do not; 0 for a model without it. See [`~models.pair_loss.AudioVisualPairHead`].
 
     Example:
 
@@ -129,6 +132,7 @@ class TPAVIConfig(PreTrainedConfig):
     avm_threshold: bool = False
     avm_pooling: Literal["avg", "max"] = "avg"
     avm_target: Literal["audio", "nearest"] = "audio"
+    pair_loss_weight: float | int = 0.0
 
     @property
     def num_hidden_layers(self) -> int:
@@ -148,6 +152,7 @@ class TPAVIConfig(PreTrainedConfig):
         super().validate_architecture()
         check_backbone_config(self.backbone_config, "TPAVI")
         check_audio_config(self)
+        check_pair_loss(self)
         if self.hidden_dim < 2 or self.hidden_dim % 2:
             raise ValueError(f"hidden_dim={self.hidden_dim} must be even: the attention works on half of it.")
         if len(self.head_hidden_sizes) != 2:

@@ -51,6 +51,7 @@ from ..modeling_base import (
     init_as_torch,
     resize_prompt,
 )
+from ..pair_loss import make_pair_head
 from ..vggish import VGGishModel
 from .configuration_tpavi import TPAVIConfig
 from .loss_tpavi import TPAVILoss
@@ -75,12 +76,16 @@ class TPAVIModelOutput(ModelOutput):
         Projected audio embeddings of the four blocks, each `(num_frames, hidden_dim)`.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
         Input of the first TPAVI block, and outputs of the four before they are rectified.
+    pair_features (`tuple(torch.FloatTensor)`, *optional*, returned where `config.pair_loss_weight` is not 0):
+        The projected sound and the mean of the backbone's last feature map, `(num_frames, channels)` each: what the
+        pair loss compares.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
     feature_maps: tuple[torch.FloatTensor, ...] | None = None
     audio_features: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    pair_features: tuple[torch.FloatTensor, torch.FloatTensor] | None = None
 
 
 @auto_docstring(
@@ -104,6 +109,8 @@ class TPAVIForAudioVisualSegmentationOutput(ModelOutput):
         Projected audio embeddings of the four blocks, each `(num_frames, hidden_dim)`.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned with `output_hidden_states=True`):
         Input of the first TPAVI block, and outputs of the four before they are rectified.
+    pair_logits (`torch.FloatTensor` of shape `(num_frames,)`, *optional*, with `config.pair_loss_weight`):
+        Whether a frame's sound goes with what is seen: a cosine, whose sigmoid is the probability that it does.
     """
 
     loss: torch.FloatTensor | None = None
@@ -112,6 +119,7 @@ class TPAVIForAudioVisualSegmentationOutput(ModelOutput):
     feature_maps: tuple[torch.FloatTensor, ...] | None = None
     audio_features: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    pair_logits: torch.FloatTensor | None = None
 
 
 class TPAVINeck(nn.Module):
@@ -412,7 +420,11 @@ class TPAVIModel(AudioVisualModelMixin, TPAVIPreTrainedModel):
         if prompt_masks is not None:
             hidden_states = hidden_states + resize_prompt(prompt_masks, hidden_states.shape[-2:]).to(hidden_states)
         return TPAVIModelOutput(
-            last_hidden_state=hidden_states, feature_maps=feature_maps, audio_features=audio_features
+            last_hidden_state=hidden_states,
+            feature_maps=feature_maps,
+            audio_features=audio_features,
+            # Each block projects sounds in a way of its own: the last one for the last feature map.
+            pair_features=self.get_pair_features(audio_features[-1], backbone_maps[-1]),
         )
 
 
@@ -430,6 +442,8 @@ class TPAVIForAudioVisualSegmentation(AudioVisualSegmentationMixin, TPAVIPreTrai
         self.model = TPAVIModel(config)
         self.head = TPAVIHead(config)
         self.criterion = TPAVILoss(config)
+        # CODEPATH: released models have no pair loss
+        self.pair_head = make_pair_head(config, config.hidden_dim, self.model.backbone.channels[-1])
 
         self.post_init()
 
@@ -444,7 +458,7 @@ class TPAVIForAudioVisualSegmentation(AudioVisualSegmentationMixin, TPAVIPreTrai
         Returns:
             `torch.FloatTensor` of shape `(2,)`: the number of annotated frames and the number of frames.
         """
-        return self.criterion.get_normalizers(batch["labels"])
+        return self.add_pair_normalizer(self.criterion.get_normalizers(batch["labels"]), batch["labels"])
 
     def load_backbone_weights(self, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> list[str]:
         """
@@ -516,11 +530,14 @@ class TPAVIForAudioVisualSegmentation(AudioVisualSegmentationMixin, TPAVIPreTrai
         )
         logits = self.head(outputs.last_hidden_state)
 
+        pair_logits = self.get_pair_logits(outputs.pair_features)
         loss, loss_dict = None, None
         if labels is not None:
+            num_items_in_batch, num_pairs = self.split_normalizers(num_items_in_batch)
             loss_dict = self.criterion(
                 logits, labels, outputs.feature_maps, outputs.audio_features, num_items_in_batch
             )
+            loss_dict |= self.get_pair_loss(pair_logits, labels, num_pairs)
             loss = sum(loss_dict.values())
 
         return TPAVIForAudioVisualSegmentationOutput(
@@ -530,6 +547,7 @@ class TPAVIForAudioVisualSegmentation(AudioVisualSegmentationMixin, TPAVIPreTrai
             feature_maps=outputs.feature_maps,
             audio_features=outputs.audio_features,
             hidden_states=outputs.hidden_states,
+            pair_logits=pair_logits,
         )
 
 
