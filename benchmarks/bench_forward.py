@@ -43,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedModel
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation
-from stepping_stones_hf.models import deformable_attention, linear
+from stepping_stones_hf.models import cpu_inference, deformable_attention
 from stepping_stones_hf.models.aavs import modeling_aavs
 from stepping_stones_hf.tables import format_table, write_csv
 
@@ -115,7 +115,7 @@ def measure(forward: Callable, parts: dict[str, torch.nn.Module], clock: Clock) 
 def plain_ways() -> Iterator[None]:
     """Models do without what is faster on the CPU."""
     with (
-        patch.object(linear, "MIN_MULTIPLICATIONS", float("inf")),
+        patch.object(cpu_inference, "MIN_MULTIPLICATIONS", float("inf")),
         patch.object(deformable_attention, "is_cpu_inference", lambda *_: False),
         patch.object(modeling_aavs, "is_cpu_inference", lambda *_: False),
     ):

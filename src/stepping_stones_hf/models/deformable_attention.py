@@ -24,7 +24,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     multi_scale_deformable_attention,
 )
 
-from .modeling_base import is_cpu_inference
+from .cpu_inference import is_cpu_inference
 
 
 def gather_points(

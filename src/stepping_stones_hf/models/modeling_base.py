@@ -26,7 +26,7 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .linear import speed_up_linear_layers
+from .cpu_inference import speed_up_linear_layers
 from .pair_loss import AudioVisualPairHead, compute_pair_loss, label_pairs
 
 
@@ -107,16 +107,6 @@ class AudioVisualPreTrainedMixin(CheckpointingMixin):
 def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`(frames, h, w)` -> `(frames, 1, *size)`, in float32: half precision would move values over the thresholds."""
     return nn.functional.interpolate(prompt_masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
-
-
-def is_cpu_inference(module: nn.Module, *tensors: torch.Tensor) -> bool:
-    """
-    Whether a module only computes, on the CPU and without a compiler: then there may be a faster way to the same.
-    Gradient checkpointing with reentry has no gradients at first, but has to be rounded as it is later: a module that
-    is in training mode learns.
-    """
-    learns = module.training or torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return tensors[0].device.type == "cpu" and not learns and not torch.compiler.is_compiling()
 
 
 def init_as_torch(module: nn.Module) -> None:
@@ -411,7 +401,6 @@ __all__ = [
     "CheckpointingMixin",
     "check_frame_size",
     "init_as_torch",
-    "is_cpu_inference",
     "is_localizer",
     "resize_prompt",
 ]

@@ -63,8 +63,8 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..cpu_inference import is_cpu_inference, linear
 from ..deformable_attention import DeformableAttention, MultiScaleDeformableAttention, get_reference_points
-from ..linear import linear
 from ..loss_mask_classification import MaskClassificationLoss
 from ..modeling_base import (
     AudioVisualModelMixin,
@@ -73,7 +73,6 @@ from ..modeling_base import (
     call_directly,
     checkpoint_layer,
     init_as_torch,
-    is_cpu_inference,
     resize_prompt,
 )
 from ..pair_loss import make_pair_head
@@ -449,8 +448,9 @@ class AAVSMaskedCrossAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         input_shape = hidden_states.shape[:-1]
         inputs = (hidden_states + query_position_embeddings, memory + key_position_embeddings, memory)
+        project = linear if is_cpu_inference(self, *inputs, self.in_proj_weight) else nn.functional.linear
         query, key, value = (
-            linear(x, weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            project(x, weight, bias).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for x, weight, bias in zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
         )
 

@@ -12,8 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Linear layers that leave large products on the CPU to oneDNN. Torch computes linear layers with MKL, which is made for
-CPUs of Intel and reaches 0.5 to 0.8 of oneDNN's rate on those of AMD; convolutions it computes with oneDNN anyway.
+Where models only compute, on the CPU: linear layers that leave large products to oneDNN. Torch computes linear layers
+with MKL, which is made for CPUs of Intel and reaches 0.5 to 0.8 of oneDNN's rate on those of AMD; convolutions it
+computes with oneDNN anyway. Where models learn nothing is gained, and all is as torch has it.
 """
 
 import torch
@@ -26,10 +27,20 @@ MIN_VECTORS = 512
 MIN_MULTIPLICATIONS = 2**27
 
 
+def is_cpu_inference(module: nn.Module, *tensors: torch.Tensor) -> bool:
+    """
+    Whether a module only computes, on the CPU and without a compiler: then there may be a faster way to the same.
+    Gradient checkpointing with reentry has no gradients at first, but has to be rounded as it is later: a module that
+    is in training mode learns.
+    """
+    learns = module.training or torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return tensors[0].device.type == "cpu" and not learns and not torch.compiler.is_compiling()
+
+
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """
     [`torch.nn.functional.linear`], as a convolution of 1x1 where that is faster: for large products of plain tensors
-    on the CPU. What a compiler sees stays linear.
+    on the CPU.
 
     Args:
         input (`torch.Tensor` of shape `(..., in_features)`):
@@ -41,10 +52,8 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
         `torch.Tensor` of shape `(..., out_features)`.
     """
     if (
-        torch.compiler.is_compiling()
-        or input.numel() < MIN_VECTORS * weight.shape[1]
+        input.numel() < MIN_VECTORS * weight.shape[1]
         or input.numel() * weight.shape[0] < MIN_MULTIPLICATIONS
-        or input.device.type != "cpu"
         or input.dtype not in (torch.float32, torch.bfloat16)
         or type(weight) not in (torch.Tensor, nn.Parameter)  # e.g. quantized
     ):
@@ -56,17 +65,19 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
 
 
 class Linear(nn.Linear):
-    """[`torch.nn.Linear`] that computes its output with [`linear`]."""
+    """[`torch.nn.Linear`] that computes its output with [`linear`] where nothing learns."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return linear(input, self.weight, self.bias)
+        if is_cpu_inference(self, input, self.weight):
+            return linear(input, self.weight, self.bias)
+        return super().forward(input)
 
 
 def speed_up_linear_layers(model: nn.Module) -> None:
-    """Makes all linear layers of a model, transformers' own among them, compute their outputs with [`linear`]."""
+    """Makes all linear layers of a model, transformers' own among them, [`Linear`]."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
 
 
-__all__ = ["Linear", "linear", "speed_up_linear_layers"]
+__all__ = ["Linear", "is_cpu_inference", "linear", "speed_up_linear_layers"]
