@@ -125,10 +125,14 @@ def check_files(
         raise ValueError(f"{masks_dir} exists already, or its parent does not: choose a new folder for the masks.")
     check_fps(fps)
     info = read_info(video)
-    sound = video if audio is None else audio
-    if not is_silence(sound):
-        next(read_sound(sound))
+    check_sound(video if audio is None else audio)
     return info
+
+
+def check_sound(audio: Source) -> None:
+    """Refuses what has no sound that can be read."""
+    if not is_silence(audio):
+        next(read_sound(audio))
 
 
 class Painter:
