@@ -34,6 +34,7 @@ from .video import (
     check_new_file,
     check_output,
     is_silence,
+    read_ahead,
     read_info,
     read_sound,
     write_annotated,
@@ -97,6 +98,8 @@ def segment_video(
         if masks_dir is not None:
             written[masks_dir].mkdir()
         results = segment.iterate(video, audio=audio, label_maps="array", batch_size=batch_size)
+        # While frames are painted and written the models work on the seconds to come.
+        results = read_ahead(results, batch_size + 1)
         painter = Painter(results, info, segment.model.config.id2label, written.get(masks_dir), bar)
         if output is not None:
             write_annotated(video, written[output], painter.paint, audio, fps)
