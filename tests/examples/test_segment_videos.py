@@ -15,6 +15,7 @@
 
 import csv
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
+from stepping_stones_hf import cli
 from stepping_stones_hf.segment_videos import find_videos, segment_videos
 
 from ..videos import make_video, read_files, read_states
@@ -75,3 +77,17 @@ def test_killed_and_resumed_two_processes_leave_what_one_leaves(two_stage_reposi
     assert read_files(out) == read_files(alone) | {"run.json", "failures.csv", ".lock"}
     for name in read_files(alone):
         assert (out / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+def test_it_resumes_what_the_command_has_begun(two_stage_repository, tmp_path, on_the_cpu, capsys):
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    folder.mkdir()
+    make_video(folder / "a.mp4", seconds=1)
+    options = ["--model", str(two_stage_repository), "--outputs", "masks", "timeline"]
+    assert cli.main(["segment", str(folder), "-o", str(out), *options]) == 0
+    before = read_states(out / "a.mp4")
+    make_video(folder / "b.mp4", seconds=1)
+    assert runpy.run_path(str(SCRIPT))["main"]([str(folder), "--output_dir", str(out), *options]) == 0
+    assert "2 of 2 videos are segmented" in capsys.readouterr().out
+    assert read_states(out / "a.mp4") == before
+    assert read_files(out / "b.mp4") == read_files(out / "a.mp4") == {"masks/00000.png", "timeline.json"}
