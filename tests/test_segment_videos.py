@@ -16,6 +16,7 @@
 import csv
 import json
 from pathlib import Path
+from threading import active_count
 
 import pytest
 from transformers import pipeline
@@ -144,7 +145,9 @@ class TestSegmentVideos:
 
         monkeypatch.setattr("stepping_stones_hf.segment_video.write_indices", fail)
         videos = {name: folder / name for name in ("a.mp4", "deeper/a.mkv")}
+        threads = active_count()
         failures = segment_videos(segment, videos, tmp_path / "out", ["masks", "timeline"])
+        assert active_count() == threads
         assert failures == [{"video": "a.mp4", "reason": "RuntimeError: out of memory"}]
         assert read_files(tmp_path / "out") == {"deeper/a.mkv/timeline.json"}
 

@@ -17,6 +17,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,13 @@ def segment_video(
     # The folder first: it alone can refuse its name, if another process has made it in the meantime.
     wanted = [path for path in (masks_dir, json_path, output) if path is not None]
     bar = tqdm(total=max(1, math.floor(info.seconds + 0.5)), unit="s", disable=disable_progress_bar)
-    with bar, write_whole(*wanted) as partials:
+    # While frames are painted and written the models work on the seconds to come.
+    results = segment.iterate(video, audio=audio, label_maps="array", batch_size=batch_size)
+    results = read_ahead(results, batch_size + 1)
+    with bar, closing(results), write_whole(*wanted) as partials:
         written = dict(zip(wanted, partials))
         if masks_dir is not None:
             written[masks_dir].mkdir()
-        results = segment.iterate(video, audio=audio, label_maps="array", batch_size=batch_size)
-        # While frames are painted and written the models work on the seconds to come.
-        results = read_ahead(results, batch_size + 1)
         painter = Painter(results, info, segment.model.config.id2label, written.get(masks_dir), bar)
         if output is not None:
             write_annotated(video, written[output], painter.paint, audio, fps)
