@@ -30,8 +30,8 @@ from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
 
@@ -58,27 +58,29 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     disable_progress_bar()
     # At the end processes wait for the one whose videos take longest.
-    state = PartialState(timeout=timedelta(weeks=4))
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(weeks=4))])
     videos = find_videos(args.videos, args.output_dir)
     settings = {"model": args.model, "localizer": args.localizer, "audio": args.audio, "fps": args.fps}
     corpus = open_corpus(args.output_dir, args.videos, args.outputs, **settings)
-    with corpus if state.is_main_process else nullcontext():
-        state.wait_for_everyone()
-        own = list(videos)[state.process_index :: state.num_processes]
+    with corpus if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        own = list(videos)[accelerator.process_index :: accelerator.num_processes]
         failures = segment_videos(
-            pipeline("audio-visual-segmentation", model=args.model, localizer=args.localizer, device=state.device),
+            pipeline(
+                "audio-visual-segmentation", model=args.model, localizer=args.localizer, device=accelerator.device
+            ),
             {name: videos[name] for name in own},
             args.output_dir,
             args.outputs,
             audio=args.audio,
             fps=args.fps,
             batch_size=args.batch_size,
-            disable_progress_bar=not state.is_main_process,
+            disable_progress_bar=not accelerator.is_main_process,
         )
         failures = gather_object(failures)
-        if state.is_main_process:
+        if accelerator.is_main_process:
             report_failures(args.output_dir, videos, failures)
-    state.destroy_process_group()
+    accelerator.end_training()
     return int(bool(failures))
 
 

@@ -56,10 +56,11 @@ def test_killed_and_resumed_two_processes_leave_what_one_leaves(two_stage_reposi
 
     arguments = [folder, "--output_dir", out, "--model", two_stage_repository]
     killed = launch("-m", "tests.examples.killed_segment_videos", num_videos // 4, *arguments)
-    assert killed.returncode != 0
+    assert killed.returncode != 0 and "Another process works in" not in killed.stderr
     before = {name: state for name, state in read_states(out).items() if name.endswith("segmented.mp4")}
     finished = {name: before[name] for name in before if "partial" not in name}
-    assert num_videos // 4 <= len(finished) < num_videos - 1
+    # Every second video is the main process's.
+    assert len([name for name in finished if int(name[:2]) % 2 == 0]) == num_videos // 4
     assert set(before) != set(finished)  # a folder without its name
     assert not (out / "failures.csv").exists()
 
