@@ -33,6 +33,7 @@ import json
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
@@ -68,6 +69,7 @@ from stepping_stones_hf.training.activation_checkpointing import checkpoint_acti
 from stepping_stones_hf.training.arguments import parse_arguments as parse_with_recipe
 from stepping_stones_hf.training.batches import StepBatches, derive_seed
 from stepping_stones_hf.training.checkpoints import (
+    Progress,
     StopRequest,
     begin_run,
     best_folder,
@@ -591,6 +593,7 @@ def train(
         check_space(folder.parent, model)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(accelerator, folder, progress)
+    seconds_of_steps = 0.0
     bar = tqdm(
         total=max_steps,
         initial=progress.total_steps,
@@ -631,6 +634,7 @@ def train(
             if batches.collator.transform is not None:
                 batches.collator.transform.seed = derive_seed(args.seed, stage, epoch)
             end_step = min(len(batches), max_steps - epoch * len(batches))
+            start = time.perf_counter()
             for step_batches in batches.epoch(epoch, progress.step, end_step):
                 # What is random in a step follows from its number, so that a run that is resumed draws the same.
                 torch.manual_seed(derive_seed(args.seed, stage, progress.total_steps, accelerator.process_index))
@@ -659,6 +663,8 @@ def train(
                 if stopped:
                     stop.leave(stage, progress)
 
+            seconds_of_steps += time.perf_counter() - start
+
             score = get_score(accelerator.unwrap_model(prepared).eval())
             log.write(progress.total_steps, epoch=epoch, score=score)
             if score > progress.best_score:
@@ -674,10 +680,22 @@ def train(
         accelerator.free_memory()
 
     bar.close()
+    if seconds_of_steps > 0:
+        report_waiting(accelerator, log, stage, progress, batches.seconds_waited, seconds_of_steps)
     if accelerator.is_main_process:
         best_folder(folder, progress).rename(folder / "model")
         shutil.rmtree(folder / "checkpoints")
     accelerator.wait_for_everyone()
+
+
+def report_waiting(
+    accelerator: Accelerator, log: Log, stage: int, progress: Progress, waited: float, seconds: float
+) -> None:
+    """Says for which share of the time of its steps a stage, since it was last resumed, has waited for data."""
+    log.track(progress.total_steps, waiting_for_data=waited / seconds)
+    if accelerator.is_main_process:
+        share = f"{waited / seconds:.1%} of the time of its steps, {waited:.1f} of {seconds:.1f} s"
+        print(f"Stage {stage} waited for data for {share}.")
 
 
 def check_clip_length(run: Run, config: PreTrainedConfig) -> None:

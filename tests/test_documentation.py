@@ -70,6 +70,7 @@ PUBLIC_MODULES = (
     *(f"models.{name}" for name in MODELS),
     "pipelines",
     "segment_video",
+    "segment_videos",
     "streaming",
     "tables",
     "video",

@@ -174,7 +174,8 @@ class TestCommand:
             ("clip.mp4", ["--audio", "text.wav"], "text.wav cannot be read"),
             ("silent.mp4", [], "silent.mp4 has no audio track"),
             ("missing.mp4", [], "missing.mp4 is no file"),
-            (".", [], ". is no file"),
+            (".", ["--audio", "text.wav"], "text.wav cannot be read"),
+            ("nothing", [], "nothing has no videos"),
         ],
     )
     def test_files_are_looked_at_before_a_model_is_loaded(
@@ -183,6 +184,7 @@ class TestCommand:
         make_video(tmp_path / "clip.mp4")
         make_video(tmp_path / "silent.mp4", audio_codec=None)
         (tmp_path / "text.wav").write_text("text")
+        (tmp_path / "nothing").mkdir()
         monkeypatch.chdir(tmp_path)
         assert main(["segment", video, "--model", "no/model", *options]) == 1
         assert message in capsys.readouterr().err

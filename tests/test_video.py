@@ -15,13 +15,22 @@
 import itertools
 import math
 from fractions import Fraction
+from threading import Event, active_count
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from stepping_stones_hf.video import SILENCE, read_info, read_seconds, read_sound, write_annotated, write_video
+from stepping_stones_hf.video import (
+    SILENCE,
+    read_ahead,
+    read_info,
+    read_seconds,
+    read_sound,
+    write_annotated,
+    write_video,
+)
 
 from .videos import BLUE, RED, make_frame, make_sound, make_video, read_streams
 
@@ -391,3 +400,34 @@ def test_a_song_with_a_cover_is_no_video(tmp_path):
         container.mux(audio.encode())
     with pytest.raises(ValueError, match=r"song\.mp3 has no video track"):
         list(read_seconds(path))
+
+
+class TestReadAhead:
+    def test_items_are_taken_before_they_are_asked_for_but_no_more_than_so_many(self):
+        taken, third = [], Event()
+
+        def take():
+            for index in range(100):
+                taken.append(index)
+                if index == 2:
+                    third.set()
+                yield index
+
+        items = read_ahead(take(), 2)
+        assert next(items) == 0
+        assert third.wait(timeout=60)
+        items.close()
+        assert taken == [0, 1, 2]
+
+    def test_all_items_come_in_order_and_the_thread_ends(self):
+        threads = active_count()
+        assert list(read_ahead(iter(range(10)), 3)) == list(range(10))
+        assert list(read_ahead(iter(()), 3)) == []
+        assert active_count() == threads
+
+    def test_an_error_comes_after_the_items_before_it(self):
+        threads, found = active_count(), []
+        with pytest.raises(ZeroDivisionError):
+            for item in read_ahead((1 // (2 - index) for index in range(5)), 4):
+                found.append(item)
+        assert found == [0, 1] and active_count() == threads

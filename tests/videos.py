@@ -100,3 +100,14 @@ def read_streams(path: Path) -> dict[str, tuple]:
                 count = sum(frame.samples for frame in frames) if kind == "audio" else len(frames)
                 found[kind] = (last.time + length, count)
     return found
+
+
+def read_files(folder: Path) -> set[str]:
+    """All files of a folder, at any depth, by their paths in it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def read_states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Of each file of a folder what changes if it is written again: its number, and when it was."""
+    stats = {name: (folder / name).stat() for name in read_files(folder)}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}

@@ -102,28 +102,40 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def segment(args: argparse.Namespace) -> int:
-    import torch
-    from transformers import pipeline
-    from transformers.utils.logging import disable_progress_bar
-
-    from .segment_video import check_files, describe_timeline, segment_video
-
     if args.model == DEMO_MODEL and not Path(DEMO_MODEL).exists():
         raise FileNotFoundError(
             f"{DEMO_MODEL}, the model that `make demo` trains, does not exist here: give one with --model."
         )
-    output = args.output or args.video.parent / f"{args.video.stem}_segmented.mp4"
-    check_files(args.video, output, args.masks, args.json, args.audio, args.fps)  # before large models are loaded
+    if len(args.videos) == 1 and not args.videos[0].is_dir():
+        return segment_one(args)
+    return segment_several(args)
+
+
+def load_pipeline(args: argparse.Namespace):
+    import torch
+    from transformers import pipeline
+    from transformers.utils.logging import disable_progress_bar
+
     try:
         torch.zeros(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device} is not there: {str(error).splitlines()[0]}") from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no half file is left
     disable_progress_bar()
-    segment = pipeline("audio-visual-segmentation", model=args.model, localizer=args.localizer, device=args.device)
+    return pipeline("audio-visual-segmentation", model=args.model, localizer=args.localizer, device=args.device)
+
+
+def segment_one(args: argparse.Namespace) -> int:
+    from .segment_video import check_files, describe_timeline, segment_video
+
+    if args.outputs is not None:
+        raise ValueError("--outputs is for several videos: -o, --masks and --json say what is written of one.")
+    (video,) = args.videos
+    output = args.output or video.parent / f"{video.stem}_segmented.mp4"
+    check_files(video, output, args.masks, args.json, args.audio, args.fps)  # before large models are loaded
     timeline = segment_video(
-        segment,
-        args.video,
+        load_pipeline(args),
+        video,
         output,
         args.masks,
         args.json,
@@ -135,6 +147,38 @@ def segment(args: argparse.Namespace) -> int:
     print("\n".join(describe_timeline(timeline)) or "Nothing sounds.")
     print(f"Wrote {', '.join(str(path) for path in (output, args.masks, args.json) if path is not None)}.")
     return 0
+
+
+def segment_several(args: argparse.Namespace) -> int:
+    from .segment_video import check_sound
+    from .segment_videos import OUTPUTS, find_videos, open_corpus, report_failures, segment_videos
+    from .video import check_fps
+
+    if args.masks is not None or args.json is not None:
+        raise ValueError("--masks and --json are for one video: --outputs says what is written of each of several.")
+    if args.output is None and len(args.videos) > 1:
+        raise ValueError("Several videos need a folder for their outputs: give one with -o.")
+    folder = args.videos[0].resolve()
+    output = args.output or folder.with_name(f"{folder.name}_segmented")
+    outputs = args.outputs or list(OUTPUTS)
+    check_fps(args.fps)
+    if args.audio is not None:
+        check_sound(args.audio)
+    videos = find_videos(args.videos, output)
+    settings = {"model": args.model, "localizer": args.localizer, "audio": args.audio, "fps": args.fps}
+    with open_corpus(output, args.videos, outputs, **settings):
+        failures = segment_videos(
+            load_pipeline(args),
+            videos,
+            output,
+            outputs,
+            audio=args.audio,
+            fps=args.fps,
+            batch_size=args.batch_size,
+            disable_progress_bar=False,
+        )
+        report_failures(output, videos, failures)
+    return int(bool(failures))
 
 
 def register_metric(args: argparse.Namespace) -> int:
@@ -204,16 +248,30 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="write summary and findings as one JSON object")
     command.add_argument("--allow-outside-links", action="store_true", help="follow links that leave the folder")
 
-    command = commands.add_parser("segment", help="annotate a video with what sounds in it, second by second")
+    command = commands.add_parser("segment", help="annotate videos with what sounds in them, second by second")
     command.set_defaults(run=segment)
-    command.add_argument("video", type=Path, metavar="VIDEO", help="any file that FFmpeg reads")
-    command.add_argument("-o", "--output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv (VIDEO_segmented.mp4)")
+    command.add_argument(
+        "videos", type=Path, nargs="+", metavar="VIDEO", help="any file that FFmpeg reads, several, or a folder"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help=".mp4, .mov or .mkv (VIDEO_segmented.mp4); of several videos a folder",
+    )
     command.add_argument(
         "--model", default=DEMO_MODEL, metavar="DIR_OR_REPO", help="a two-stage repository, or a model without prompt"
     )
     command.add_argument("--localizer", metavar="DIR_OR_REPO", help="localizer, if not the repository's localizer/")
     command.add_argument("--masks", type=Path, metavar="DIR", help="new folder for a PNG of class indices each second")
     command.add_argument("--json", type=Path, metavar="FILE", help="file for the timeline")
+    command.add_argument(
+        "--outputs",
+        nargs="+",
+        choices=["video", "masks", "timeline"],
+        help="what is written of each of several videos; all by default",
+    )
     command.add_argument("--audio", metavar="FILE", help="another file's sound, or the word silence")
     command.add_argument("--fps", type=float, help="frames per second of OUT; those of VIDEO by default")
     command.add_argument("--batch-size", type=int, default=1, help="seconds that pass through the model at a time")

@@ -17,6 +17,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from .video import (
     check_new_file,
     check_output,
     is_silence,
+    read_ahead,
     read_info,
     read_sound,
     write_annotated,
@@ -92,11 +94,13 @@ def segment_video(
     # The folder first: it alone can refuse its name, if another process has made it in the meantime.
     wanted = [path for path in (masks_dir, json_path, output) if path is not None]
     bar = tqdm(total=max(1, math.floor(info.seconds + 0.5)), unit="s", disable=disable_progress_bar)
-    with bar, write_whole(*wanted) as partials:
+    # While frames are painted and written the models work on the seconds to come.
+    results = segment.iterate(video, audio=audio, label_maps="array", batch_size=batch_size)
+    results = read_ahead(results, batch_size + 1)
+    with bar, closing(results), write_whole(*wanted) as partials:
         written = dict(zip(wanted, partials))
         if masks_dir is not None:
             written[masks_dir].mkdir()
-        results = segment.iterate(video, audio=audio, label_maps="array", batch_size=batch_size)
         painter = Painter(results, info, segment.model.config.id2label, written.get(masks_dir), bar)
         if output is not None:
             write_annotated(video, written[output], painter.paint, audio, fps)
@@ -125,10 +129,14 @@ def check_files(
         raise ValueError(f"{masks_dir} exists already, or its parent does not: choose a new folder for the masks.")
     check_fps(fps)
     info = read_info(video)
-    sound = video if audio is None else audio
-    if not is_silence(sound):
-        next(read_sound(sound))
+    check_sound(video if audio is None else audio)
     return info
+
+
+def check_sound(audio: Source) -> None:
+    """Refuses what has no sound that can be read."""
+    if not is_silence(audio):
+        next(read_sound(audio))
 
 
 class Painter:

@@ -17,6 +17,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -414,6 +415,19 @@ def read_seconds(source: Source, audio: Source | None = None) -> Iterator[ClipSe
         middles = shown_at(decode_video(container, stream, source), Fraction(1, 2), Fraction(1))
         for index, ((frame, _), sound) in enumerate(zip(middles, with_second_before(sounds))):
             yield ClipSecond(index, Image.fromarray(to_array(frame)), *sound)
+
+
+def read_ahead(items: Iterator, count: int) -> Iterator:
+    """The same items, up to `count` of which a thread of their own takes before they are asked for."""
+    thread, end = ThreadPoolExecutor(max_workers=1), object()
+    try:
+        waiting = deque(thread.submit(next, items, end) for _ in range(count))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(thread.submit(next, items, end))
+            yield item
+    finally:
+        # Waits for the item that is being taken: what it is read from can be closed then.
+        thread.shutdown(cancel_futures=True)
 
 
 def shown_at(

@@ -501,16 +501,19 @@ def test_killed_at_any_point_a_run_goes_on_to_the_same_weights(system, tmp_path,
     assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"validation", "test"}
 
 
-def test_trackers_count_the_steps_of_stage_2_on_from_those_of_stage_1(common, tmp_path, monkeypatch):
+def test_trackers_count_the_steps_of_stage_2_on_from_those_of_stage_1(common, tmp_path, monkeypatch, capsys):
     tracked = []
     monkeypatch.setattr(Accelerator, "log", lambda self, values, step: tracked.append((step, set(values))))
     steps = {"stage_1_max_steps": 2, "stage_2_max_steps": 2, "checkpointing_steps": 1}
     run_until(monkeypatch, *at(script, "compute_gradients", call=4), tmp_path / "out", common, steps)
     run(tmp_path / "out", common, steps, {"resume_from_checkpoint": "latest"})
-    step, score = {"epoch", "loss", "learning_rate"}, {"epoch", "score"}
-    logged = [(1, 1, step), (1, 2, step), (1, 2, score), (2, 3, step), (2, 4, step), (2, 4, score)]
+    step, score, waiting = {"epoch", "loss", "learning_rate"}, {"epoch", "score"}, {"waiting_for_data"}
+    logged = [(1, 1, step), (1, 2, step), (1, 2, score), (1, 2, waiting)]
+    logged += [(2, 3, step), (2, 4, step), (2, 4, score), (2, 4, waiting)]
     assert tracked == [(number, {f"stage_{stage}/{name}" for name in names}) for stage, number, names in logged]
     assert [row["step"] for row in read_log(tmp_path / "out" / "stage_2" / "log.csv")] == ["1", "2", "2"]
+    shares = re.findall(r"^Stage (\d) waited for data for (.+)% of", capsys.readouterr().out, flags=re.MULTILINE)
+    assert [stage for stage, _ in shares] == ["1", "2"] and all(0 < float(share) < 100 for _, share in shares)
 
 
 def test_with_a_checkpoint_an_epoch_phase_2_begins_again_from_the_best_of_the_first(

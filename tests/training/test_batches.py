@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stepping_stones_hf.training import batches as module
 from stepping_stones_hf.training.batches import StepBatches, derive_seed
 
 
@@ -85,6 +86,22 @@ def test_a_step_is_one_batch_for_each_pass():
 
 def test_workers_read_the_same_batches():
     assert read_steps(make_batches(num_workers=2)) == read_steps(make_batches())
+
+
+def test_what_is_waited_for_is_the_reading_of_clips_and_not_what_is_done_with_them(monkeypatch):
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(module, "time", clock)
+    batches, collate_clips = make_batches(batch_size=3, passes=2), collate
+
+    def collate_slowly(clips):
+        clock.now += 2
+        return collate_clips(clips)
+
+    batches.collator = collate_slowly
+    for epoch in (0, 1):
+        for _ in batches.epoch(epoch, 0, 3):
+            clock.now += 100
+    assert batches.seconds_waited == 2 * 3 * 2 * 2  # epochs, steps, passes, seconds
 
 
 def test_names_are_those_of_the_clips_of_the_step_on_all_processes():

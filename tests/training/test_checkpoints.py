@@ -111,7 +111,7 @@ def test_a_folder_is_one_processes_until_that_ends_in_whatever_way(tmp_path):
 def test_a_run_with_damaged_arguments_is_no_run(tmp_path, text):
     (tmp_path / "stage_1" / "model").mkdir(parents=True)
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=r"run\.json is missing or damaged .*: choose another --output_dir"):
+    with pytest.raises(ValueError, match=r"run\.json is missing or damaged .*: choose another output folder"):
         begin_run(tmp_path, ARGUMENTS, resume=True)
 
 

@@ -35,7 +35,7 @@ from ..models.auto import AutoModelForAudioVisualSegmentation
 from ..models.image_processing_base import label_pixels, resize_bilinear
 from ..models.modeling_base import is_localizer
 from ..models.processing_base import AudioVisualProcessor
-from ..video import ClipSecond, read_seconds, with_second_before
+from ..video import ClipSecond, read_ahead, read_seconds, with_second_before
 
 
 # One video, in whatever form; everything else that can be iterated over is several of them.
@@ -268,7 +268,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected seconds from 1.")
         size = self.clip_length * math.ceil(batch_size / self.clip_length)
-        chunks = super().__call__(cut(seconds, size), num_workers=0, batch_size=1, **kwargs)
+        # While the models work on a chunk the next one is read.
+        chunks = super().__call__(cut(read_ahead(seconds, size), size), num_workers=0, batch_size=1, **kwargs)
         return (result for results in chunks for result in results)
 
     def segment_seconds(self, seconds: Iterable[ClipSecond], **kwargs) -> list[dict]:

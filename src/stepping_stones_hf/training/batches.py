@@ -14,6 +14,7 @@
 """The batches of optimizer steps: the same clips in a step however many processes and passes they are dealt out to."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -30,7 +31,8 @@ def derive_seed(*parts: int) -> int:
 class StepBatches:
     """
     The batches of one process in one epoch, optimizer step by optimizer step. An epoch's order follows from the seed,
-    and a step has the same clips on one process as on many. Clips that fill no step are left out.
+    and a step has the same clips on one process as on many. Clips that fill no step are left out. `seconds_waited` is
+    how long steps were waited for until now.
 
     Args:
         accelerator (`Accelerator`):
@@ -64,6 +66,7 @@ class StepBatches:
     ):
         self.accelerator, self.clips, self.collator, self.seed = accelerator, clips, collator, seed
         self.batch_size, self.num_passes, self.num_workers = batch_size, num_passes, num_workers
+        self.seconds_waited = 0.0
         self.clips_per_step = batch_size * num_passes * accelerator.num_processes
         if len(clips) < self.clips_per_step:
             raise ValueError(f"{len(clips)} training clips do not fill a step of {self.clips_per_step}.")
@@ -86,7 +89,16 @@ class StepBatches:
         batches = [batch for index, batch in enumerate(batches) if rank <= index % size < rank + self.num_passes]
         loader = DataLoader(self.clips, batch_sampler=batches, collate_fn=self.collator, num_workers=self.num_workers)
         device = self.accelerator.device
-        return zip(*[(send_to_device(dict(batch), device) for batch in loader)] * self.num_passes)
+        return self._count_waiting(zip(*[(send_to_device(dict(batch), device) for batch in loader)] * self.num_passes))
+
+    def _count_waiting(self, steps: Iterator) -> Iterator:
+        while True:
+            start = time.perf_counter()
+            step = next(steps, None)
+            self.seconds_waited += time.perf_counter() - start
+            if step is None:
+                return
+            yield step
 
     def names(self, epoch: int, step: int) -> list[str]:
         """Subset and name of the clips of a step."""

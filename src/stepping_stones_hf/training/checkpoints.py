@@ -47,7 +47,7 @@ def find_changes(path: Path, arguments: dict) -> dict:
         before = json.loads(path.read_text())
         return {name: before.get(name) for name, value in arguments.items() if before.get(name) != value}
     except (AttributeError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): choose another --output_dir.") from error
+        raise ValueError(f"{path} is missing or damaged ({error}): choose another output folder.") from error
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def lock_run(output_dir: str | os.PathLike) -> Iterator[None]:
             yield
     except Timeout as error:
         raise ValueError(
-            f"Another process works in {output_dir}: wait until it has ended, or choose another --output_dir."
+            f"Another process works in {output_dir}: wait until it has ended, or choose another folder."
         ) from error
 
 

@@ -63,6 +63,10 @@ class Log:
         if self.accelerator.is_main_process:
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow({"step": step, **values})
+        self.track(step, **values)
+
+    def track(self, step: int, **values) -> None:
+        """Tells the trackers alone."""
         tracked = {f"{self.path.parent.name}/{name}": value for name, value in values.items()}
         self.accelerator.log(tracked, step=self.earlier_steps + step)
 
