@@ -18,6 +18,7 @@ import stepping_stones_hf.data.export
 import stepping_stones_hf.data.mini
 import stepping_stones_hf.models.remote_code
 import stepping_stones_hf.segment_video
+import stepping_stones_hf.segment_videos
 import stepping_stones_hf.streaming
 import stepping_stones_hf.training.arguments
 import stepping_stones_hf.training.comparison
