@@ -25,12 +25,14 @@ from stepping_stones_hf.data import AVSCollator, load_avsbench
 from stepping_stones_hf.data.collator import EncodedRows
 from stepping_stones_hf.data.export import export_avsbench
 from stepping_stones_hf.data.mini import make_mini_avsbench
+from stepping_stones_hf.media import read_audio
 from stepping_stones_hf.training.clips import (
     SingleFrames,
     WithMasks,
     WithNoise,
     WithSilence,
     WithSounds,
+    encode_sound,
     is_silent,
     load_clips,
     read_column,
@@ -118,6 +120,13 @@ def test_silence_is_as_long_as_the_clip_and_as_quiet_as_can_be(clips):
     own, silent = make_collator()([clips[0]]), make_collator()([silent[0]])
     assert silent["input_features"].unique().numel() == 1 < own["input_features"].unique().numel()
     assert torch.equal(own["pixel_values"], silent["pixel_values"])
+
+
+def test_the_same_sound_is_the_same_file_at_any_time():
+    waveform = 3 * np.random.default_rng(0).standard_normal((1000, 2), dtype=np.float32)
+    sound = encode_sound(waveform, 16000)["bytes"]
+    assert b"PEAK" not in sound  # the block that has the time
+    assert_close(read_audio(sound)[0], waveform.T, atol=0, rtol=0)
 
 
 def test_clips_get_the_sounds_of_others_and_nothing_else_of_them(clips):

@@ -130,7 +130,8 @@ def measure_loudness(clip: dict) -> float:
 def encode_sound(waveform: np.ndarray, sampling_rate: int) -> dict:
     """A sound `(samples,)` or `(samples, channels)` as a file in memory. Its peaks may lie beyond 1."""
     file = io.BytesIO()
-    soundfile.write(file, waveform, sampling_rate, format="WAV", subtype="FLOAT")
+    # A WAV file of floats says when it was made, and the same sound would be another one to the cache of features.
+    soundfile.write(file, waveform, sampling_rate, format="W64", subtype="FLOAT")
     return {"bytes": file.getvalue(), "path": None}
 
 
