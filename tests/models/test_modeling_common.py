@@ -448,6 +448,13 @@ def test_each_linear_layer_is_one(case):
             assert_close(module(inputs), nn.functional.linear(inputs, module.weight, module.bias), msg=name)
 
 
+def test_a_new_model_has_the_linear_layers_of_torch(case):
+    """Some quantizers of transformers, which change a model before it is loaded, take no others."""
+    model = type(case.model)(case.config)
+    assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
+    assert not any(type(module) is nn.Linear for module in model.eval().modules())
+
+
 def test_a_model_that_has_recorded_can_be_copied(case):
     inputs = case.make_inputs()
     expected = run(case.model, inputs, output_hidden_states=True)

@@ -99,9 +99,12 @@ class AudioVisualPreTrainedMixin(CheckpointingMixin):
         if isinstance(module, AudioVisualPairHead):
             init_as_torch(module.projection)
 
-    def post_init(self) -> None:
-        super().post_init()
-        speed_up_linear_layers(self)
+    def train(self, mode: bool = True) -> "AudioVisualPreTrainedMixin":
+        # Not before: some quantizers of transformers, which come between the making of a model and its loading, know
+        # linear layers by their exact type.
+        if not mode:
+            speed_up_linear_layers(self)
+        return super().train(mode)
 
 
 def resize_prompt(prompt_masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
