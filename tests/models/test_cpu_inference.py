@@ -52,6 +52,21 @@ def test_vectors_that_do_not_lie_one_after_the_other(calls):
     assert len(calls) == 1
 
 
+def test_outputs_lie_one_after_the_other(calls):
+    layer = make_layer()
+    for input in (torch.randn(1, 192, 2048).mT, torch.randn(192, 2048).T):  # which have such a view already
+        output = linear(input, layer.weight, layer.bias)
+        assert output.stride() == layer(input).stride()
+    assert len(calls) == 2
+
+
+def test_without_onednn_all_is_left_to_torch(calls, monkeypatch):
+    monkeypatch.setattr(torch._C, "_has_mkldnn", False)  # as on a Mac
+    layer, input = make_layer(), torch.randn(2048, 192)
+    assert_close(linear(input, layer.weight, layer.bias), layer(input), atol=0, rtol=0)
+    assert not calls
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_layers_that_learn_are_those_of_torch_to_the_bit(training, calls):
     layer, input = Linear(192, 384).train(training), torch.randn(2048, 192)

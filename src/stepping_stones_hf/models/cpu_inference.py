@@ -56,10 +56,12 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
         or input.numel() * weight.shape[0] < MIN_MULTIPLICATIONS
         or input.dtype not in (torch.float32, torch.bfloat16)
         or type(weight) not in (torch.Tensor, nn.Parameter)  # e.g. quantized
+        or not torch.backends.mkldnn.is_available()  # e.g. on a Mac
     ):
         return nn.functional.linear(input, weight, bias)
-    # One image of one row, whose channels come last: (1, in_features, 1, vectors), without a copy.
-    image = input.reshape(1, 1, -1, input.shape[-1]).permute(0, 3, 1, 2)
+    # One image of one row, whose channels come last: (1, in_features, 1, vectors), without a copy. They do in the
+    # output, too, which is contiguous as that of a linear layer is.
+    image = input.contiguous().view(1, 1, -1, input.shape[-1]).permute(0, 3, 1, 2)
     output = nn.functional.conv2d(image, weight[:, :, None, None], bias)
     return output.permute(0, 2, 3, 1).view(*input.shape[:-1], -1)
 
