@@ -77,7 +77,7 @@ def train(
     folder: Path, model: nn.Module, num_steps: int, seed: int, compute_loss: Callable[[nn.Module, int], torch.Tensor]
 ) -> None:
     """Trains a model, from its last checkpoint on; what is random in a step follows from its number."""
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=True)  # where pictures and sounds are drawn
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     scheduler = get_scheduler("cosine", optimizer, min(NUM_WARMUP_STEPS, num_steps // 2), num_steps)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import Mask2FormerForUniversalSegmentation
 
@@ -71,6 +72,13 @@ def test_both_stages_start_from_what_it_leaves(tmp_path):
         assert torch.equal(model.model.pixel_decoder.mask_projection.weight, taken)
         assert model.config.freeze_audio_encoder
         assert len(model.class_predictor.weight) != len(source.class_predictor.weight)
+
+
+def test_it_computes_on_the_cpu_whatever_else_there_is(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(script, "Accelerator", lambda **kwargs: asked.append(kwargs) or Accelerator(**kwargs))
+    pretrain(tmp_path / "out")
+    assert asked == [{"cpu": True}] * 2
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
