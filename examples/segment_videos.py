@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         failures = gather_object(failures)
         if accelerator.is_main_process:
             report_failures(args.output_dir, videos, failures)
+    accelerator.wait_for_everyone()  # whoever ends with 1 makes the launcher end the others
     accelerator.end_training()
     return int(bool(failures))
 
