@@ -57,6 +57,11 @@ class TestFindVideos:
         files = [tmp_path / "x" / "b.video", tmp_path / "y" / "a.mp4"]
         assert find_videos(files, tmp_path / "y" / "out") == {"a.mp4": files[1], "b.video": files[0]}
 
+    def test_a_video_that_is_given_twice_is_one(self, tmp_path, monkeypatch):
+        (tmp_path / "a.mp4").touch()
+        monkeypatch.chdir(tmp_path)
+        assert list(find_videos(["a.mp4", "a.mp4", tmp_path, "."], tmp_path.with_name("out"))) == ["a.mp4"]
+
     def test_names_that_are_the_same(self, tmp_path):
         with pytest.raises(ValueError, match="x/a.mp4 and .*y/a.mp4 have the same name: segment the folder"):
             find_videos([tmp_path / "x" / "a.mp4", tmp_path / "y" / "a.mp4"], tmp_path / "out")

@@ -85,17 +85,13 @@ def find_videos(inputs: Sequence[str | os.PathLike], output_dir: str | os.PathLi
                     " another one."
                 )
             found = [path for path in sorted(given.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
-        parent = given if given.is_dir() else given.parent
+            found = [path for path in found if not any(part[0] == "." for part in path.relative_to(given).parts)]
+            if not found:
+                raise ValueError(f"{given} has no videos, by their suffixes: {', '.join(SUFFIXES)}.")
         for path in found:
-            name = path.relative_to(parent)
-            if given.is_dir() and any(part.startswith(".") for part in name.parts):
-                continue
-            if videos.setdefault(str(name), path) is not path:
-                raise ValueError(
-                    f"{videos[str(name)]} and {path} have the same name: segment the folder that both are in."
-                )
-        if given.is_dir() and not any(path.is_relative_to(given) for path in videos.values()):
-            raise ValueError(f"{given} has no videos, by their suffixes: {', '.join(SUFFIXES)}.")
+            name = str(path.relative_to(given if given.is_dir() else given.parent))
+            if videos.setdefault(name, path).resolve() != path.resolve():
+                raise ValueError(f"{videos[name]} and {path} have the same name: segment the folder that both are in.")
     return dict(sorted(videos.items()))
 
 
