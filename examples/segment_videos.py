@@ -35,7 +35,9 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
 
+from stepping_stones_hf.segment_video import check_sound
 from stepping_stones_hf.segment_videos import OUTPUTS, find_videos, open_corpus, report_failures, segment_videos
+from stepping_stones_hf.video import check_fps
 
 
 __all__ = ["main"]
@@ -57,6 +59,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     disable_progress_bar()
+    # What would make each video fail.
+    check_fps(args.fps)
+    if args.audio is not None:
+        check_sound(args.audio)
     # At the end processes wait for the one whose videos take longest.
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(weeks=4))])
     videos = find_videos(args.videos, args.output_dir)

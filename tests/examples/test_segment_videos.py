@@ -92,3 +92,12 @@ def test_it_resumes_what_the_command_has_begun(two_stage_repository, tmp_path, o
     assert "2 of 2 videos are segmented" in capsys.readouterr().out
     assert read_states(out / "a.mp4") == before
     assert read_files(out / "b.mp4") == read_files(out / "a.mp4") == {"masks/00000.png", "timeline.json"}
+
+
+@pytest.mark.parametrize("options, message", [(["--audio", "missing.wav"], "missing.wav"), (["--fps", "0"], "fps")])
+def test_what_would_make_each_video_fail_is_refused(tmp_path, on_the_cpu, options, message):
+    make_video(tmp_path / "videos.mp4", seconds=1)
+    arguments = [str(tmp_path / "videos.mp4"), "--output_dir", str(tmp_path / "out"), *options]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        runpy.run_path(str(SCRIPT))["main"](arguments)
+    assert not (tmp_path / "out").exists()
