@@ -59,6 +59,9 @@ def segment_video(
     Segments a video and writes what is asked for, which is there once all of it is whole. Long videos take no more
     memory than short ones.
 
+    The models run in a thread of their own, which `torch.autocast` around the call does not reach: for half precision
+    give the pipeline a `dtype`.
+
     Args:
         segment ([`AudioVisualSegmentationPipeline`]):
             The models.
