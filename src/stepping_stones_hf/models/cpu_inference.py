@@ -34,7 +34,8 @@ def is_cpu_inference(module: nn.Module, *tensors: torch.Tensor) -> bool:
     is in training mode learns.
     """
     learns = module.training or torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return tensors[0].device.type == "cpu" and not learns and not torch.compiler.is_compiling()
+    compiles = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return tensors[0].device.type == "cpu" and not learns and not compiles
 
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

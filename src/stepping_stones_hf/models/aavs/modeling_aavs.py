@@ -304,9 +304,7 @@ class AAVSPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderE
         dropout = partial(nn.functional.dropout, p=self.dropout, training=self.training)
         attended = self.self_attn(hidden_states, position_embeddings, reference_points, spatial_shapes)
         hidden_states = self.self_attn_layer_norm(hidden_states + dropout(attended))
-        # In place, without new memory, unless a hook on gradients may have its eye on what the layer gives.
-        update = nn.functional.relu(self.fc1(hidden_states), inplace=not torch.is_grad_enabled())
-        update = dropout(update, p=self.activation_dropout)
+        update = dropout(nn.functional.relu(self.fc1(hidden_states)), p=self.activation_dropout)
         return self.final_layer_norm(hidden_states + dropout(self.fc2(update)))
 
 
