@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import pipeline
 
 from stepping_stones_hf import cli
@@ -72,6 +73,7 @@ def test_killed_and_resumed_two_processes_leave_what_one_leaves(two_stage_reposi
     assert failure["video"] == "broken.mp4" and failure["reason"] in resumed.stdout
     assert read_states(out).items() >= finished.items()
 
+    torch.set_num_threads(1)  # as in the processes
     segment = pipeline("audio-visual-segmentation", model=str(two_stage_repository), device="cpu")
     alone = tmp_path / "alone"
     assert len(segment_videos(segment, find_videos([folder], alone), alone)) == 1

@@ -200,6 +200,7 @@ class OneClip:
     """Stands in for `StepBatches`: epochs of three steps with the same clip."""
 
     collator = SimpleNamespace(prompt=None, transform=None, negatives=None)
+    seconds_waited = 0.0
 
     def __init__(self, batch: dict):
         self.batch = batch

@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
 from stepping_stones_hf import (
     AAVSForAudioVisualSegmentation,
@@ -29,7 +28,8 @@ from stepping_stones_hf import (
     VGGishFeatureExtractor,
 )
 from stepping_stones_hf.data.mini import make_mini_avsbench
-from stepping_stones_hf.models import deformable_attention
+from stepping_stones_hf.models import cpu_inference, deformable_attention
+from stepping_stones_hf.models.aavs import modeling_aavs
 
 from .conftest import make_config, make_inputs
 
@@ -81,8 +81,9 @@ def make_unseen_inputs(model: AAVSForAudioVisualSegmentation, num_frames: int) -
 def two_stage_repository(tmp_path, monkeypatch):
     """A working directory with a two-stage repository and a clip of ten frames, under the names that the page uses."""
     monkeypatch.chdir(tmp_path)
-    # The models gather points as their programs do, and so round alike.
-    monkeypatch.setattr(deformable_attention, "gather_points", multi_scale_deformable_attention)
+    # The models compute as their programs do, and so round alike.
+    for module in (cpu_inference, deformable_attention, modeling_aavs):
+        monkeypatch.setattr(module, "is_cpu_inference", lambda *_: False)
     make_mini_avsbench("runs/mini/mini-avsbench", clips={"v2": (1, 0, 0)}, image_size=FRAME_SIZE)
     for folder, prompted in (("runs/mini/model", True), ("runs/mini/model/localizer", False)):
         make_model(prompted).save_pretrained(folder)
