@@ -34,7 +34,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -114,11 +114,9 @@ def measure(forward: Callable, parts: dict[str, torch.nn.Module], clock: Clock) 
 @contextmanager
 def plain_ways() -> Iterator[None]:
     """Models do without what is faster on the CPU."""
-    with (
-        patch.object(cpu_inference, "MIN_MULTIPLICATIONS", float("inf")),
-        patch.object(deformable_attention, "is_cpu_inference", lambda *_: False),
-        patch.object(modeling_aavs, "is_cpu_inference", lambda *_: False),
-    ):
+    with ExitStack() as patches:
+        for module in (cpu_inference, deformable_attention, modeling_aavs):
+            patches.enter_context(patch.object(module, "is_cpu_inference", lambda *_: False))
         yield
 
 

@@ -44,10 +44,8 @@ MODELS = {
     "AAVS, Swin-B": ("avss.yaml", {}),
     "AVSegFormer, PVT-v2-b5": ("avsegformer_avss.yaml", {}),
     "AVSegFormer, ResNet-50": ("avsegformer_avss.yaml", {"backbone_config": RESNET_50}),
-    "CAVP, ResNet-50 with a deep stem": (
-        "cavp_avss.yaml",
-        {"sound_bank_size": 0},
-    ),  # which takes an audio encoder, and is for training
+    # Without the bank of sounds, which is for training and takes an audio encoder.
+    "CAVP, ResNet-50 with a deep stem": ("cavp_avss.yaml", {"sound_bank_size": 0}),
     "EASE, ViT-B/16": ("ease-stepping-stones.yaml", {}),
     "EASE, ViT-L/16": ("ease_avss_vitl384.yaml", {}),
     "EASE, PVT-v2-b5": ("ease_avss_pvt.yaml", {}),

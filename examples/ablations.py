@@ -427,8 +427,10 @@ def make_table(rows: list[dict], seeds: list[int]) -> str:
     return "\n\n".join(tables)
 
 
-def make_table_2(rows: dict[str, list[dict]], seeds: list[int]) -> str:
-    """Table 2 of the paper: mIoU of seen classes and F of each system, and what is gained over one stage."""
+def make_system_tables(
+    rows: dict[str, list[dict]], seeds: list[int], columns: dict[str, tuple[str, str]]
+) -> list[str]:
+    """MIoU of seen classes and F of each system by column, a run and its prompt, and what is gained over one stage."""
 
     def cell(system: str, run: str, prompt: str) -> str:
         return " / ".join(interval(get_values(rows[system], seeds, run, prompt, name)) for name in (SEEN, "fscore"))
@@ -437,51 +439,31 @@ def make_table_2(rows: dict[str, list[dict]], seeds: list[int]) -> str:
         origin = get_values(rows[system], seeds, *ONE_STAGE)
         return interval(get_values(rows[system], seeds, run, prompt, SEEN) - origin)
 
-    scores = [[system, *(cell(system, *column) for column in TABLE_2.values())] for system in rows]
-    gained = {title: column for title, column in TABLE_2.items() if title != "origin"}
+    scores = [[system, *(cell(system, *column) for column in columns.values())] for system in rows]
+    gained = {title: column for title, column in columns.items() if column != ONE_STAGE[:2]}
     gains = [[system, *(gain(system, *column) for column in gained.values())] for system in rows]
-    return "\n\n".join(
-        [
-            format_table(["AVSS, mIoU of seen classes / F", *TABLE_2], scores),
-            format_table(["gain in mIoU over one stage, paired by seed", *gained], gains),
-        ]
-    )
+    return [
+        format_table(["AVSS, mIoU of seen classes / F", *columns], scores),
+        format_table(["gain in mIoU over one stage, paired by seed", *gained], gains),
+    ]
+
+
+def make_table_2(rows: dict[str, list[dict]], seeds: list[int]) -> str:
+    """Table 2 of the paper."""
+    return "\n\n".join(make_system_tables(rows, seeds, TABLE_2))
 
 
 def make_ease_table(rows: dict[str, list[dict]], seeds: list[int]) -> str:
-    """Localizers, mIoU of seen classes and F of AAVS and EASE, and what is gained over one stage."""
-    columns = {"one stage": ONE_STAGE[:2]}
-    columns |= {prompt: ("full", prompt) for prompt in (*(f"masks of {system}" for system in EASE_SYSTEMS), TRUE)}
+    """Localizers of AAVS and EASE, and both in one stage and with the masks of either."""
+    prompts = (*(f"masks of {system}" for system in EASE_SYSTEMS), TRUE)
+    columns = {"one stage": ONE_STAGE[:2]} | {prompt: ("full", prompt) for prompt in prompts}
     subsets = ("S4", "MS3", "V2")
-    values = {system: partial(get_values, found, seeds) for system, found in rows.items()}
     localizers = [
-        [system, *(interval(values[system]("stage_1", subset, "miou")) for subset in subsets)] for system in rows
+        [system, *(interval(get_values(found, seeds, "stage_1", subset, "miou")) for subset in subsets)]
+        for system, found in rows.items()
     ]
-    scores = [
-        [
-            system,
-            *(
-                " / ".join(interval(values[system](*column, figure)) for figure in (SEEN, "fscore"))
-                for column in columns.values()
-            ),
-        ]
-        for system in rows
-    ]
-    gained = {title: column for title, column in columns.items() if title != "one stage"}
-    gains = [
-        [
-            system,
-            *(interval(values[system](*column, SEEN) - values[system](*ONE_STAGE)) for column in gained.values()),
-        ]
-        for system in rows
-    ]
-    return "\n\n".join(
-        [
-            format_table(["foreground IoU of stage 1", *subsets], localizers),
-            format_table(["AVSS, mIoU of seen classes / F", *columns], scores),
-            format_table(["gain in mIoU over one stage, paired by seed", *gained], gains),
-        ]
-    )
+    localizers = format_table(["foreground IoU of stage 1", *subsets], localizers)
+    return "\n\n".join([localizers, *make_system_tables(rows, seeds, columns)])
 
 
 def draw_figure(experiments: dict[str, Experiment]) -> Image.Image:
@@ -540,22 +522,25 @@ def run_parts(args: Namespace) -> tuple[list[dict], str]:
     return rows, make_table(rows, args.seeds)
 
 
+def make_system_experiment(args: Namespace, system: str, evaluations: dict[str, Evaluation]) -> Experiment:
+    """A system's localizer, its stage 2 and it in one stage."""
+    return Experiment(
+        EXAMPLES / "configs" / SYSTEMS[system],
+        args.data_dir,
+        args.output_dir / system.lower(),
+        args.seeds,
+        args.jobs,
+        stage_1_runs={"stage_1": []},
+        stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
+        evaluations=evaluations,
+        robust=args.robust,
+    )
+
+
 def run_table_2(args: Namespace) -> tuple[list[dict], str]:
     """Rows and table of all systems; also draws the figure."""
-    experiments = {
-        system: Experiment(
-            EXAMPLES / "configs" / SYSTEMS[system],
-            args.data_dir,
-            args.output_dir / system.lower(),
-            args.seeds,
-            args.jobs,
-            stage_1_runs={"stage_1": []},
-            stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
-            evaluations={"qualities": EVALUATIONS["qualities"]},
-            robust=args.robust,
-        )
-        for system in args.systems
-    }
+    qualities = {"qualities": EVALUATIONS["qualities"]}
+    experiments = {system: make_system_experiment(args, system, qualities) for system in args.systems}
     by_system = {system: run_experiment(experiment) for system, experiment in experiments.items()}
     with write_whole(args.output_dir / "figure.png") as (partial_path,):
         draw_figure(experiments).save(partial_path)
@@ -569,17 +554,7 @@ def run_ease(args: Namespace) -> tuple[list[dict], str]:
     for system, other in zip(EASE_SYSTEMS, reversed(EASE_SYSTEMS)):
         prompts = {f"masks of {other}": "stage1"}
         crossed = Evaluation(prompts, localizer="stage_1", output_dir=args.output_dir / other.lower())
-        experiments[system] = Experiment(
-            EXAMPLES / "configs" / SYSTEMS[system],
-            args.data_dir,
-            args.output_dir / system.lower(),
-            args.seeds,
-            args.jobs,
-            stage_1_runs={"stage_1": []},
-            stage_2_runs={name: STAGE_2_RUNS[name] for name in ("full", "one_stage")},
-            evaluations={f"masks_of_{other.lower()}": crossed},
-            robust=args.robust,
-        )
+        experiments[system] = make_system_experiment(args, system, {f"masks_of_{other.lower()}": crossed})
     for experiment in experiments.values():
         check_all(experiment)
     for experiment in experiments.values():

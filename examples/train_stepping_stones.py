@@ -484,6 +484,8 @@ def prepare_negatives(run: Run) -> None:
         return
     kinds, prompts = data_args.negative_kinds or ["offscreen", "silence"], data_args.negative_prompts
     for stage in {"1": [1], "2": [2], "all": [1, 2]}[run.args.stage]:
+        if (run.output_dir / f"stage_{stage}" / "model").exists():
+            continue
         clips = get_training_clips(run, stage)
         run.negatives[stage] = Negatives(clips, data_args.negatives, kinds, prompts or NEGATIVE_PROMPTS, run.args.seed)
 

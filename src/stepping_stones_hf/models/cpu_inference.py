@@ -13,7 +13,7 @@
 # limitations under the License.
 """
 Where models only compute, on the CPU: linear layers that leave large products to oneDNN. Torch computes linear layers
-with MKL, which is made for CPUs of Intel and reaches 0.5 to 0.8 of oneDNN's rate on those of AMD; convolutions it
+with MKL, which is made for CPUs of Intel and reaches 0.6 to 0.8 of oneDNN's rate on those of AMD; convolutions it
 computes with oneDNN anyway. Where models learn nothing is gained, and all is as torch has it.
 """
 

@@ -20,7 +20,6 @@ each clip may become one in each epoch, in place of itself, by a hash of names a
 has as many steps as without.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import datasets
@@ -28,7 +27,7 @@ import datasets
 from ..data.collator import EncodedRows
 from .batches import derive_seed
 from .clips import take_noise, take_silence, take_sound
-from .sounds import prepare_draw
+from .sounds import prepare_draw, rank_by
 
 
 # What a mask-prompted model is prompted with beside a negative sound.
@@ -72,7 +71,9 @@ class Negatives:
         `negative_prompt`.
         """
         seed, name = derive_seed(self.seed, self.epoch), (clip["subset"], clip["video_id"])
-        draws = [draw_number(seed, *name, what) for what in ("negative", "kind", "prompt")]
+        by = rank_by("/".join(map(str, (seed, *name))))
+        # Numbers from 0 to 1.
+        draws = [int.from_bytes(by(what)[:6]) / 2**48 for what in ("negative", "kind", "prompt")]
         if draws[0] >= self.share:
             return clip
         kinds, donor = self.kinds, None
@@ -88,12 +89,6 @@ class Negatives:
         else:
             clip = take_silence(clip) if kind == "silence" else take_noise(clip, seed)
         return {**clip, "negative_prompt": self.prompts[int(draws[2] * len(self.prompts))]}
-
-
-def draw_number(*names: object) -> float:
-    """A number from 0 to 1, by a hash of names."""
-    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
-    return int.from_bytes(digest[:6]) / 2**48
 
 
 __all__ = ["NEGATIVE_PROMPTS", "Negatives"]

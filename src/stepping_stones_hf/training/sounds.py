@@ -140,7 +140,7 @@ class DonorDraw:
         candidates, level = self.find_candidates(clip)
         if not candidates:
             return None
-        subset, by = self.subsets[clip], _rank_by(f"{seed}/{self.subsets[clip]}/{self.video_ids[clip]}")
+        subset, by = self.subsets[clip], rank_by(f"{seed}/{self.subsets[clip]}/{self.video_ids[clip]}")
         if subset == "v1s":
             names = {other: "_".join(sorted(self.classes[other])) for other in candidates}
             drawn = min(set(names.values()), key=lambda name: by(f"class/{name}"))
@@ -164,7 +164,8 @@ class DonorDraw:
         return [], 0
 
 
-def _rank_by(key: str) -> Callable[[str], bytes]:
+def rank_by(key: str) -> Callable[[str], bytes]:
+    """By which names are drawn: the SHA-256 of `key/name`."""
     return lambda name: hashlib.sha256(f"{key}/{name}".encode()).digest()
 
 
