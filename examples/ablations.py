@@ -28,6 +28,12 @@ And AAVS and EASE in one stage and in two, each also with the other one as its l
 
     python examples/ablations.py ease --output_dir runs/ease --jobs 2
 
+And what may bring the masks of stage 1 nearer to true ones, with stage 2 trained on degraded masks, on those of stage
+1, and on its scores; and a model that learns to listen, by negatives, by the pair loss, and by both:
+
+    python examples/ablations.py prompts --output_dir runs/prompts --jobs 2
+    python examples/ablations.py remedy --output_dir runs/remedy --jobs 2
+
 `--statistics avsbench` does each of them on a mini-AVSBench like the real set, and `--robust` plays other sounds to
 what was trained, by the protocol of AVSBench-Robust. The parts in the paper's regime, pretrained and frozen:
 
@@ -71,6 +77,7 @@ from stepping_stones_hf.tables import format_table, write_csv
 from stepping_stones_hf.training.checkpoints import find_changes
 from stepping_stones_hf.training.clips import load_clips
 from stepping_stones_hf.training.report import choose_frames, predict_examples
+from stepping_stones_hf.training.sounds import NEGATIVES
 from stepping_stones_hf.visualization import describe, draw_grid, overlay
 
 
@@ -95,6 +102,25 @@ STAGE_2_RUNS = {
     "one_stage_shared_query": ["--train_prompts", "none", "--config_overrides", "audio_query=shared"],
     "one_stage_equal_cost": ["--train_prompts", "none"],
 }
+# What may bring the masks of stage 1 nearer to true ones: stage 2 learns on masks that are as wrong as those, and, in
+# training and test, on soft ones.
+PROMPT_RUNS = {
+    "full": [],
+    "trained_on_degraded_masks": STAGE_2_RUNS["trained_on_degraded_masks"],
+    "trained_on_stage_1_masks": ["--train_prompts", "stage1"],
+    "trained_on_soft_masks": ["--train_prompts", "stage1", "--soft_masks", "true"],
+}
+# Of both stages.
+REMEDIES = {
+    "plain": [],
+    "negatives": ["--negatives", "0.1"],
+    "pair_loss": ["--pair_loss_weight", "1"],
+    "both": ["--negatives", "0.1", "--pair_loss_weight", "1"],
+    "both_with_noise": [
+        *("--negatives", "0.1", "--negative_kinds", "offscreen", "silence", "noise"),
+        *("--pair_loss_weight", "1"),
+    ],
+}
 WITHOUT_KEYS = ("without_keys", "without_both", "one_stage", "one_stage_shared_query", "one_stage_equal_cost")
 # Runs that are evaluated with simulated first stages too (Table 2).
 WITH_QUALITIES = ("full", "trained_on_degraded_masks")
@@ -105,6 +131,8 @@ TITLES = {
     "without_keys": "stage 2 without robust keys (T4)",
     "without_both": "stage 2 without both: audio initialization (T4, E3)",
     "trained_on_degraded_masks": "stage 2, trained on degraded masks",
+    "trained_on_stage_1_masks": "stage 2, trained on masks of stage 1",
+    "trained_on_soft_masks": "stage 2, trained and tested on soft masks of stage 1",
     "one_stage": "one stage, as many semantic steps: origin initialization (E3)",
     "one_stage_shared_query": "one stage, shared audio query (T3)",
     "one_stage_equal_cost": "one stage, as many steps as both stages",
@@ -115,8 +143,22 @@ LOCALIZER_TITLES = {
     "stage_1_shared_query": "shared audio query (T3)",
     "stage_1_silence": "trained and tested without sound",
 }
+REMEDY_TITLES = {
+    "plain": "plain",
+    "negatives": "negatives",
+    "pair_loss": "pair loss",
+    "both": "both",
+    "both_with_noise": "both, with noise",
+}
 # Figures of results.csv, with their headings: IoU of what sounds with the own sound and, on average, with the others.
 LISTENING = {"positive": "P", "negative": "N", "gap": "gap", "fpr": "FPR with other sounds"}
+# Those with each sound: the share of pixels that is marked, and of frames without a mark.
+HEARD = {
+    f"{figure}_{sound}": f"{heading}, {sound}"
+    for figure, heading in (("fpr", "FPR"), ("unmarked", "unmarked"))
+    for sound in NEGATIVES
+}
+FPRS = [name for name in HEARD if name.startswith("fpr")]
 PROMPTS = ("no masks", "masks of stage 1", "masks of a longer stage 1", "low", "high", "true masks")
 
 SEEN = "miou_seen"
@@ -152,10 +194,13 @@ GAINS = [
     (f"{TRUE}, to those of stage 1", ("full", TRUE, SEEN), ("full", ACTUAL, SEEN)),
     ("high, to low", ("full", "high", SEEN), ("full", "low", SEEN)),
     (f"{TRUE}, to high", ("full", TRUE, SEEN), ("full", "high", SEEN)),
-    (
-        f"{ACTUAL}, trained on degraded masks, to trained on true ones",
-        ("trained_on_degraded_masks", ACTUAL, SEEN),
-        ("full", ACTUAL, SEEN),
+    *(
+        (f"{ACTUAL}, trained on {masks}, to trained on true ones", (run, ACTUAL, SEEN), ("full", ACTUAL, SEEN))
+        for run, masks in (
+            ("trained_on_degraded_masks", "degraded masks"),
+            ("trained_on_stage_1_masks", "them"),
+            ("trained_on_soft_masks", "them, soft"),
+        )
     ),
     ("one stage, adaptive audio query to shared (T3)", ONE_STAGE, (SHARED, "no masks", SEEN)),
     ("audio initialization to origin (E3)", ("without_both", ACTUAL, SEEN), ONE_STAGE),
@@ -376,6 +421,11 @@ def read_robustness(path: Path) -> dict[str, dict[str, float]]:
             "negative": values["corrected"]["miou_sounding_n"],
             "gap": values["corrected"]["gap"],
             "fpr": values["official"]["g_fpr"],
+            **{
+                f"{figure}_{sound}": values["corrected"][sound][figure]
+                for figure in ("fpr", "unmarked")
+                for sound in NEGATIVES
+            },
         }
         for prompt, values in figures.items()
     }
@@ -466,6 +516,52 @@ def make_ease_table(rows: dict[str, list[dict]], seeds: list[int]) -> str:
     return "\n\n".join([localizers, *make_system_tables(rows, seeds, columns)])
 
 
+def make_remedy_table(rows: dict[str, list[dict]], seeds: list[int]) -> str:
+    """What each remedy's models mark with other sounds, and what that costs with the own one."""
+    parts = {("stage_1", subset): f"stage 1, {subset}" for subset in ("S4", "MS3", "V2")}
+    parts |= {("full", prompt): f"stage 2, {prompt}" for prompt in (ACTUAL, TRUE)}
+    figures = {"positive": "P", "gap": "gap"} | HEARD
+
+    def values(remedy: str, part: tuple[str, str], figure: str) -> np.ndarray:
+        return get_values(rows[remedy], seeds, *part, figure)
+
+    heard = [
+        [f"{title}, {REMEDY_TITLES[remedy]}", *(interval(values(remedy, part, figure)) for figure in figures)]
+        for part, title in parts.items()
+        for remedy in rows
+    ]
+    changes = []
+    for part, title in parts.items():
+        for remedy in rows:
+            if remedy == "plain":
+                continue
+            cells = [
+                interval(values(remedy, part, figure) - values("plain", part, figure))
+                for figure in ("positive", "gap")
+            ]
+            cells += [interval(values(remedy, part, name) / values("plain", part, name)) for name in FPRS]
+            own = [
+                get_values(rows[name], seeds, *part, SEEN if part[0] == "full" else "miou")
+                for name in (remedy, "plain")
+            ]
+            changes.append([f"{title}, {REMEDY_TITLES[remedy]}", interval(own[0] - own[1]), *cells])
+    return "\n\n".join(
+        [
+            format_table(["does it listen?", *figures.values()], heard),
+            format_table(
+                [
+                    "to the plain model, paired by seed",
+                    "mIoU, own sound",
+                    "P",
+                    "gap",
+                    *(f"{HEARD[name]}, ratio" for name in FPRS),
+                ],
+                changes,
+            ),
+        ]
+    )
+
+
 def draw_figure(experiments: dict[str, Experiment]) -> Image.Image:
     """Frames, their truth, and what each system finds in one stage and prompted with its own localizer's masks."""
     found = []
@@ -497,9 +593,14 @@ def run_experiment(experiment: Experiment) -> list[dict]:
     return read_results(experiment)
 
 
+def make_experiment(args: Namespace, output_dir: Path, **parts) -> Experiment:
+    """One with the recipe that is asked for."""
+    config = args.config or EXAMPLES / "configs" / "ablations.yaml"
+    return Experiment(config, args.data_dir, output_dir, args.seeds, args.jobs, **parts)
+
+
 def run_parts(args: Namespace) -> tuple[list[dict], str]:
     """Rows and table of the parts of one system."""
-    config = args.config or EXAMPLES / "configs" / "ablations.yaml"
     runs = args.runs or [*STAGE_1_RUNS, *STAGE_2_RUNS]
     # What is evaluated with a localizer needs that one.
     evaluations = {
@@ -507,12 +608,9 @@ def run_parts(args: Namespace) -> tuple[list[dict], str]:
         for title, evaluation in EVALUATIONS.items()
         if evaluation.localizer is None or evaluation.localizer in runs
     }
-    experiment = Experiment(
-        config,
-        args.data_dir,
+    experiment = make_experiment(
+        args,
         args.output_dir,
-        args.seeds,
-        args.jobs,
         stage_1_runs={name: STAGE_1_RUNS[name] for name in STAGE_1_RUNS if name in runs},
         stage_2_runs={name: STAGE_2_RUNS[name] for name in STAGE_2_RUNS if name in runs},
         evaluations=evaluations,
@@ -520,6 +618,37 @@ def run_parts(args: Namespace) -> tuple[list[dict], str]:
     )
     rows = run_experiment(experiment)
     return rows, make_table(rows, args.seeds)
+
+
+def run_prompts(args: Namespace) -> tuple[list[dict], str]:
+    """Rows and table of stage 2 as it is, and trained on masks that are not true."""
+    experiment = make_experiment(
+        args,
+        args.output_dir,
+        stage_1_runs={"stage_1": []},
+        stage_2_runs=PROMPT_RUNS,
+        evaluations={},
+        robust=args.robust,
+    )
+    rows = run_experiment(experiment)
+    return rows, make_table(rows, args.seeds)
+
+
+def run_remedy(args: Namespace) -> tuple[list[dict], str]:
+    """Rows and table of both stages with each remedy, and of plain ones."""
+    rows = {}
+    for remedy in args.remedies:
+        experiment = make_experiment(
+            args,
+            args.output_dir / remedy,
+            stage_1_runs={"stage_1": REMEDIES[remedy]},
+            stage_2_runs={"full": REMEDIES[remedy]},
+            evaluations={},
+            robust=True,
+        )
+        rows[remedy] = run_experiment(experiment)
+    table = make_remedy_table(rows, args.seeds)
+    return [{"remedy": remedy, **row} for remedy, found in rows.items() for row in found], table
 
 
 def make_system_experiment(args: Namespace, system: str, evaluations: dict[str, Evaluation]) -> Experiment:
@@ -573,10 +702,13 @@ def run_ease(args: Namespace) -> tuple[list[dict], str]:
 def parse_options(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="?", default="parts", choices=EXPERIMENTS)
-    parser.add_argument("--config", type=Path, help="recipe of the parts; by default configs/ablations.yaml")
+    parser.add_argument("--config", type=Path, help="recipe of one system; by default configs/ablations.yaml")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, help="rows of table2")
     parser.add_argument(
         "--runs", nargs="+", choices=[*STAGE_1_RUNS, *STAGE_2_RUNS], help="which of the parts; by default all"
+    )
+    parser.add_argument(
+        "--remedies", nargs="+", default=list(REMEDIES), choices=REMEDIES, help="which of them; plain is one"
     )
     parser.add_argument("--data_dir", type=Path, help="copy of AVSBench; by default mini-AVSBench is made")
     parser.add_argument(
@@ -587,8 +719,10 @@ def parse_options(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args(argv)
-    if args.experiment != "parts" and args.config is not None:
-        raise ValueError(f"--config is for the parts of one system: {args.experiment} has a recipe for each system.")
+    if args.experiment in ("table2", "ease") and args.config is not None:
+        raise ValueError(f"--config is for one system: {args.experiment} has a recipe for each system.")
+    if "plain" not in args.remedies:
+        raise ValueError("--remedies lacks plain, which the others are compared with.")
     if args.experiment != "parts" and args.runs is not None:
         raise ValueError(f"--runs is for the parts of one system, not for {args.experiment}.")
     if args.runs is not None and "stage_1" not in args.runs:
@@ -596,7 +730,13 @@ def parse_options(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-EXPERIMENTS = {"parts": run_parts, "table2": run_table_2, "ease": run_ease}
+EXPERIMENTS = {
+    "parts": run_parts,
+    "table2": run_table_2,
+    "ease": run_ease,
+    "prompts": run_prompts,
+    "remedy": run_remedy,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
