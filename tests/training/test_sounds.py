@@ -128,6 +128,11 @@ def test_nothing_that_is_to_be_seen_sounds_in_a_donor(tmp_path):
     assert any(
         not heard[donor.index].isdisjoint(record["visible"][clip]) for found in blind for clip, donor in found.items()
     )
+    # Beside clips of another set that does not say so.
+    silent = clips.remove_columns(["visible", "off_screen"])
+    mixed = datasets.concatenate_datasets([clips.select(range(30)), silent.select(range(30, len(clips)))])
+    found = find_donors(mixed, 0)
+    assert all(heard[donor.index].isdisjoint(record["visible"][clip]) for clip, donor in found.items() if clip < 30)
 
 
 def save(folder, name: str, samples: np.ndarray) -> dict:

@@ -190,7 +190,8 @@ def read_record(clips: datasets.Dataset, column: str) -> list[set[str]] | None:
     """What a dataset says to be `visible` in each clip, or heard `off_screen`, by name, if it says so."""
     if column not in clips.column_names:
         return None
-    return [{CLASS_NAMES[index] for index in of_clip} for of_clip in clips[column]]
+    # Where datasets are concatenated, clips of those that do not say so have None.
+    return [{CLASS_NAMES[index] for index in of_clip or []} for of_clip in clips[column]]
 
 
 def find_donors(clips: datasets.Dataset, seed: int) -> dict[int, Donor]:
