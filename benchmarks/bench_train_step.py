@@ -16,6 +16,7 @@ A training step of AAVS's stage 2 in both phases of the released recipe, against
 against transformers' Mask2Former of the same size.
 
     python benchmarks/bench_train_step.py
+    python benchmarks/bench_train_step.py --memory
 
 `plain` is what the released program does, with the same weights: transformers' criterion, which resizes nothing but
 matches frame by frame and layer by layer, samples the masks of all queries once for each frame and brings the costs to
@@ -25,11 +26,11 @@ the norms of the backbone, so that gradients pass through all of it, as they do 
 
 All have random weights and see the same frames and targets, drop the same paths and draw the same points. The ways run
 in turns, after a warm-up. Given are medians of CPU and wall seconds, those of the forward pass, of the backbone in it
-and of the backward pass; the memory that a first step takes at its peak, in GiB beyond what the model takes, each in a
-process of its own; ratios to the plain way; and for the second phase how far losses and gradients are from it: the
-loss relative to it, each parameter's gradient relative to its largest value (the largest difference and the median),
-with the attention masks of the one in the other. For these are where masks are above one half, and rounding moves some
-values over, as it does with the rectifiers of the adapters.
+and of the backward pass, and ratios to the plain way; with `--memory` the memory that a first step takes at its peak
+beyond what the model takes, in GiB, each in a process of its own. For the second phase it is said how far losses and
+gradients are from those of the plain way: the loss relative to it, the gradient of each parameter relative to its
+largest value (the largest difference and the median), with the attention masks of the one in the other. For these are
+where masks are above one half, and rounding moves some values over, as it does with the rectifiers of the adapters.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from unittest.mock import patch
 
 import torch
 from bench_forward import kept_attention_masks, make_models
-from bench_memory import make_clip, peak_memory
+from bench_memory import get_memory, make_clip
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
@@ -143,18 +144,34 @@ def compare(ways: list[str], model: PreTrainedModel, clip: dict) -> dict[str, di
             for name, value in tensors.items()
         }
         differences[way] = {
-            "loss": relative.pop("loss"),
-            "gradients": max(relative.values()),
-            "gradients, median": statistics.median(relative.values()),
+            "difference of the loss": relative.pop("loss"),
+            "difference of gradients": max(relative.values()),
+            "median difference": statistics.median(relative.values()),
         }
     return differences
 
 
-def measure_memory(way: str, args: argparse.Namespace) -> float:
+def measure_memory(way: str, args: argparse.Namespace) -> dict[str, float]:
     """GiB that a step takes at its peak, in a process of its own."""
     options = ["--frames", args.frames, "--size", args.size, "--memory_of", way]
     command = [str(x) for x in (sys.executable, __file__, *options)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return {"peak": json.loads(process.stdout)}
+
+
+def measure_time(ways: list[str], args: argparse.Namespace, models: dict, clip: dict) -> dict[str, dict[str, float]]:
+    """Medians, and differences from the plain way."""
+    differences = compare(ways, models[PLAIN], clip)  # which warms up
+    figures = {way: [] for way in ways}
+    for index in range(args.rounds + 1):
+        for way in ways:
+            if index > 0 or way not in differences:
+                figures[way].append(take_step(way, models[way], clip))
+    return {
+        way: {key: statistics.median(one[key] for one in steps[-args.rounds :]) for key in steps[0]}
+        | differences.get(way, {})
+        for way, steps in figures.items()
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -162,39 +179,37 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--size", type=int, default=384, help="height and width of the frames")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="the plain one is always there")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="beside the plain one")
+    parser.add_argument("--memory", action="store_true", help="measure memory in place of time")
     parser.add_argument("--memory_of", choices=WAYS, help="measure the memory of one way, in this process")
+    parser.add_argument("--csv", type=Path)
     args = parser.parse_args(argv)
     ways = [way for way in WAYS if way in args.ways or way == PLAIN]
-    torch.manual_seed(0)
-    models = make_models("cpu")
-    models = {way: models["Mask2Former" if way == "Mask2Former" else "AAVS"].train() for way in WAYS}
-    clip = make_clip(args.frames, args.size)
-    if args.memory_of is not None:
-        before = peak_memory()
-        take_step(args.memory_of, models[args.memory_of], clip)
-        print(peak_memory() - before)
-        return
-
-    memory = {way: measure_memory(way, args) for way in ways}
-    differences = compare(ways, models[PLAIN], clip)
-    figures = {way: [] for way in ways}
-    for index in range(args.rounds + 1):
-        for way in ways:
-            if index > 0 or way not in differences:  # others are warm
-                figures[way].append(take_step(way, models[way], clip))
+    if args.memory:
+        figures = {way: measure_memory(way, args) for way in ways}
+    else:
+        torch.manual_seed(0)
+        models = {name: model.train() for name, model in make_models("cpu").items()}
+        models = {way: models["Mask2Former" if way == "Mask2Former" else "AAVS"] for way in WAYS}
+        clip = make_clip(args.frames, args.size)
+        if args.memory_of is not None:
+            before = get_memory("VmRSS")
+            take_step(args.memory_of, models[args.memory_of], clip)
+            print(get_memory("VmHWM") - before)
+            return
+        figures = measure_time(ways, args, models, clip)
 
     rows = []
-    for way, steps in figures.items():
-        medians = {key: statistics.median(one[key] for one in steps[-args.rounds :]) for key in steps[0]}
-        rows.append({"way": way} | medians | {"peak": memory[way]})
-    plain = next(row for row in rows if row["way"] == PLAIN)
-    for row in rows:
-        row |= {f"{key} to plain": row[key] / plain[key] for key in ("CPU seconds", "seconds", "peak")}
-    rows = [{key: value if isinstance(value, str) else round(value, 3) for key, value in row.items()} for row in rows]
-    for row in rows:
-        row |= {f"difference of {key}": f"{value:.1e}" for key, value in differences.get(row["way"], {}).items()}
+    for way, row in figures.items():
+        ratios = {
+            f"{key} to plain": row[key] / figures[PLAIN][key]
+            for key in ("CPU seconds", "seconds", "peak")
+            if key in row
+        }
+        row = {
+            key: f"{value:.1e}" if "difference" in key else round(value, 3) for key, value in (row | ratios).items()
+        }
+        rows.append({"way": way} | row)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     print(format_table(columns, [[str(row.get(column, "")) for column in columns] for row in rows]))
     if args.csv is not None:
