@@ -46,7 +46,7 @@ from stepping_stones_hf.training.activation_checkpointing import checkpoint_acti
 from stepping_stones_hf.training.stages import set_trainable
 
 
-__all__ = ["main", "make_clip", "step"]
+__all__ = ["get_memory", "main", "make_clip", "step"]
 
 RELEASED_PEAK = 10.2  # GiB
 MAX_SHARE = {"plain": 0.85, "checkpointing": 0.5}
@@ -92,15 +92,15 @@ def step(way: str, num_frames: int, size: int, gradients_file: Path) -> dict[str
         "loss": loss.item(),
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
-        "peak": peak_memory(),
+        "peak": get_memory("VmHWM"),
     }
     save_file({name: p.grad for name, p in model.named_parameters() if p.requires_grad}, gradients_file)
     return figures
 
 
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, in GiB."""
-    kilobytes = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
+def get_memory(field: str) -> float:
+    """Resident memory of this process in GiB (Linux): now (`VmRSS`), or the largest so far (`VmHWM`)."""
+    kilobytes = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
     return int(kilobytes) / 2**20
 
 

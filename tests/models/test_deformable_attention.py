@@ -109,6 +109,25 @@ def test_who_learns_or_compiles_gets_the_plain_way(monkeypatch, learns):
         assert_close(run(value, shapes, locations, weights), expected, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_who_learns_from_many_points_keeps_no_samples_and_gets_the_gradients_of_samples(monkeypatch, dtype):
+    monkeypatch.setattr(deformable_attention, "MIN_SAMPLES", 0)
+    attention = MultiScaleDeformableAttention()
+    value, shapes, locations, weights = make_inputs([(6, 9), (3, 5)], dtype=dtype)
+    tensors = [tensor.requires_grad_(True) for tensor in (value, locations, weights)]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        output = attention(value, torch.tensor(shapes), shapes, torch.tensor([0, 54]), locations, weights, 64)
+    assert all(any(tensor is one for one in tensors) for tensor in kept)
+    expected = multi_scale_deformable_attention(value, shapes, locations, weights)
+    assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    output_grad = torch.randn(output.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    for grad, other in zip(
+        torch.autograd.grad(output, tensors, output_grad), torch.autograd.grad(expected, tensors, output_grad)
+    ):
+        assert_close(grad, other, atol=1e-5, rtol=1e-5)
+
+
 def test_reference_points_are_the_centers_of_the_pixels():
     points = get_reference_points([(1, 2), (2, 1)], torch.zeros(0, dtype=torch.float64))
     assert points.shape == (1, 4, 2, 2) and points.dtype == torch.float64

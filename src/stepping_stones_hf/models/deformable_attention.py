@@ -18,6 +18,7 @@ looks at a few points of each feature map, which it chooses itself.
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers.integrations import use_kernel_forward_from_hub
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
@@ -25,6 +26,10 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .cpu_inference import is_cpu_inference
+
+
+# From so many values at points on, 16 MB of them, a training on the CPU does not keep them.
+MIN_SAMPLES = 2**22
 
 
 def gather_points(
@@ -95,6 +100,51 @@ def gather_points(
     return output.view(batch_size, num_queries, num_heads * head_dim).to(value.dtype)
 
 
+class GatherPoints(torch.autograd.Function):
+    """
+    [`gather_points`] with the gradients of `multi_scale_deformable_attention`. The values at the points are sampled in
+    the backward pass alone, of one frame and one feature map at a time, so that they stay in the caches; what is kept
+    until then are the inputs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        value: torch.Tensor,
+        spatial_shapes: list[tuple[int, int]],
+        sampling_locations: torch.Tensor,
+        attention_weights: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(value, sampling_locations, attention_weights)
+        ctx.spatial_shapes = spatial_shapes
+        return gather_points(value, spatial_shapes, sampling_locations, attention_weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, output_grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        value, locations, weights = ctx.saved_tensors
+        value_grad, locations_grad, weights_grad = map(torch.empty_like, ctx.saved_tensors)
+        sizes = [height * width for height, width in ctx.spatial_shapes]
+        for frame, grad in enumerate(output_grad.unflatten(2, value.shape[2:])):
+            grad = grad.permute(1, 2, 0).contiguous()[..., None]  # (num_heads, head_dim, queries, 1)
+            start = 0
+            for level, (shape, size) in enumerate(zip(ctx.spatial_shapes, sizes)):
+                pixels = slice(start, start + size)
+                start += size
+                feature_map = value[frame, pixels].permute(1, 2, 0).contiguous().unflatten(2, shape)
+                grid = (2 * locations[frame, :, :, level] - 1).transpose(0, 1).contiguous()
+                with torch.enable_grad():
+                    samples = nn.functional.grid_sample(
+                        feature_map.requires_grad_(), grid.requires_grad_(), align_corners=False
+                    )  # of a grid (num_heads, queries, points, 2): (num_heads, head_dim, queries, points)
+                level_weights = weights[frame, :, :, level].transpose(0, 1)[:, None]
+                map_grad, grid_grad = torch.autograd.grad(samples, (feature_map, grid), grad * level_weights)
+                value_grad[frame, pixels] = map_grad.flatten(2).permute(2, 0, 1)
+                locations_grad[frame, :, :, level] = 2 * grid_grad.transpose(0, 1)
+                weights_grad[frame, :, :, level] = (samples.detach() * grad).sum(1).transpose(0, 1)
+        return value_grad, None, locations_grad, weights_grad
+
+
 def get_reference_points(spatial_shapes: list[tuple[int, int]], like: torch.Tensor) -> torch.Tensor:
     """
     `(1, pixels, levels, 2)`: x and y of the centers of all maps' pixels, from 0 to 1, the same for each map; on the
@@ -126,9 +176,17 @@ class MultiScaleDeformableAttention(nn.Module):
         im2col_step: int,
     ) -> torch.Tensor:
         inputs = (value, value_spatial_shapes_list, sampling_locations, attention_weights)
-        # The gradients of a lookup are slower than those of `grid_sample`, and compilers do better with the latter.
         if is_cpu_inference(self, value, sampling_locations, attention_weights):
             return gather_points(*inputs)
+        # Half precision, small inputs and compilers do better with the samples.
+        if (
+            value.device.type == "cpu"
+            and value.dtype == sampling_locations.dtype == attention_weights.dtype
+            and value.dtype in (torch.float32, torch.float64)
+            and attention_weights.numel() * value.shape[-1] >= MIN_SAMPLES
+            and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        ):
+            return GatherPoints.apply(*inputs)
         return multi_scale_deformable_attention(*inputs)
 
 

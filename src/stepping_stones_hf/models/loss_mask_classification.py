@@ -51,12 +51,12 @@ def get_matching_cost(
     num_points = mask_logits.shape[-1]
     probabilities = class_logits.softmax(-1)[..., :-1]  # "no object" is nobody's class
     class_cost = -probabilities.gather(2, classes[:, None].expand(-1, probabilities.shape[1], -1))
-    # bce(x, 1) = softplus(-x) and bce(x, 0) = softplus(x) = softplus(-x) + x
-    mask_cost = nn.functional.softplus(-mask_logits).sum(-1, keepdim=True) + mask_logits @ (1 - masks).mT
+    # bce(x, 1) = softplus(-x) and bce(x, 0) = softplus(x) = softplus(-x) + x; softplus of beta -1 is -softplus(-x).
+    mask_cost = mask_logits @ (1 - masks).mT - nn.functional.softplus(mask_logits, beta=-1).sum(-1, keepdim=True)
     mask_cost = mask_cost / num_points
     scores = mask_logits.sigmoid()
     areas = scores.sum(-1)[:, :, None] + masks.sum(-1)[:, None]
-    dice_cost = 1 - (2 * scores @ masks.mT + 1) / (areas + 1)
+    dice_cost = 1 - (2 * (scores @ masks.mT) + 1) / (areas + 1)
     return weights["class"] * class_cost + weights["mask"] * mask_cost + weights["dice"] * dice_cost
 
 
