@@ -27,6 +27,7 @@ have no residual connection; drop path is constant over depth.
 The backbone, the pixel decoder and parts of the loss are those of transformers.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -84,9 +85,12 @@ from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_
 # The decoder visits the feature maps of strides 32, 16 and 8 in turn.
 NUM_FEATURE_LEVELS = 3
 
-# Where nothing learns, CPUs compute layers of Swin on so many patches at a time: what is larger leaves their caches,
-# and new memory is handed out page by page.
-MAX_PATCHES = 9216
+# Where nothing learns, CPUs compute layers of Swin on so many bytes at a time, as many frames as that is: their
+# MLPs' are four times as many. What is larger leaves the caches, and above 32 MB memory is new each time.
+MAX_BYTES = 7 * 2**20
+
+# So many small matrices are multiplied at a time.
+MAX_PRODUCTS = 32
 
 
 @auto_docstring(
@@ -218,9 +222,46 @@ class AAVSAdapterMixin:
 class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
     adapted = "o_proj"
 
-    def forward(self, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_states, attn_weights = super().forward(*args, **kwargs)
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # hidden_states: (frames * windows, places, channels), attention_mask: (windows, places, places)
+        half = hidden_states.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        if half and self.config._attn_implementation == "sdpa" and is_cpu_inference(self, hidden_states):
+            hidden_states, attn_weights = self.o_proj(self.attend_in_half_precision(hidden_states, attention_mask)), None
+        else:
+            hidden_states, attn_weights = super().forward(hidden_states, attention_mask, **kwargs)
         return hidden_states + self.adapter(hidden_states), attn_weights
+
+    def attend_in_half_precision(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        What is attended to, before the output projection: matrix products of a few windows at a time, since torch's
+        kernel takes small matrices in half precision one by one.
+        """
+        num_windows, num_places, _ = hidden_states.shape
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )  # (frames * windows, heads, places, head_dim)
+        bias = self.relative_position_bias().to(query.dtype)  # (1, heads, places, places)
+        at_once = max(1, MAX_PRODUCTS // self.num_attention_heads)
+        if attention_mask is None:
+            biases = [bias.expand(at_once, -1, -1, -1)]
+        else:
+            # As many windows as divide those of a frame.
+            at_once = math.gcd(at_once, len(attention_mask))
+            biases = (bias + attention_mask[:, None].to(bias.dtype)).split(at_once)
+        biases = [bias.flatten(0, 1) for bias in biases]
+        attended = []
+        states = (state.flatten(0, 1).split(at_once * self.num_attention_heads) for state in (query, key, value))
+        for index, (query, key, value) in enumerate(zip(*states)):
+            bias = biases[index % len(biases)][: len(query)]
+            weights = torch.baddbmm(bias, query, key.mT, alpha=self.scaling)
+            weights = weights.float().softmax(dim=-1).to(value.dtype)
+            attended.append(torch.bmm(weights, value))
+        return torch.cat(attended).unflatten(0, (num_windows, -1)).transpose(1, 2).flatten(2)
 
 
 class AAVSSwinMLP(AAVSAdapterMixin, SwinMLP):
@@ -259,10 +300,10 @@ class AAVSSwinLayer(SwinLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # hidden_states: (frames, height * width, channels)
         forward = super().forward
-        num_frames = max(1, MAX_PATCHES // hidden_states.shape[1])
-        if not is_cpu_inference(self, hidden_states) or len(hidden_states) <= num_frames:
+        num_portions = min(len(hidden_states), math.ceil(hidden_states.nbytes / MAX_BYTES))
+        if not is_cpu_inference(self, hidden_states) or num_portions <= 1:
             return forward(hidden_states, input_dimensions, **kwargs)
-        outputs = [forward(frames, input_dimensions, **kwargs) for frames in hidden_states.split(num_frames)]
+        outputs = [forward(frames, input_dimensions, **kwargs) for frames in hidden_states.chunk(num_portions)]
         hidden_states, attentions = zip(*outputs)
         return torch.cat(hidden_states), None if attentions[0] is None else torch.cat(attentions)
 
