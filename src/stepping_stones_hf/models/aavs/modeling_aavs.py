@@ -226,42 +226,38 @@ class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # hidden_states: (frames * windows, places, channels), attention_mask: (windows, places, places)
-        half = hidden_states.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-        if half and self.config._attn_implementation == "sdpa" and is_cpu_inference(self, hidden_states):
-            hidden_states, attn_weights = self.o_proj(self.attend_in_half_precision(hidden_states, attention_mask)), None
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        in_products = dtype == torch.bfloat16 and self.config._attn_implementation == "sdpa"
+        if in_products and is_cpu_inference(self, hidden_states):
+            hidden_states, attn_weights = self.o_proj(self.attend_in_products(hidden_states, attention_mask)), None
         else:
             hidden_states, attn_weights = super().forward(hidden_states, attention_mask, **kwargs)
         return hidden_states + self.adapter(hidden_states), attn_weights
 
-    def attend_in_half_precision(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def attend_in_products(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """
-        What is attended to, before the output projection: matrix products of a few windows at a time, since torch's
-        kernel takes small matrices in half precision one by one.
+        The attention before its output projection, some windows at a time: torch's kernel for half precision takes
+        twice as long for the small matrices of windows as their products and softmax do.
         """
-        num_windows, num_places, _ = hidden_states.shape
+        num_windows, num_heads = len(hidden_states), self.num_attention_heads
         query, key, value = (
-            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            projection(hidden_states).unflatten(-1, (num_heads, -1)).transpose(1, 2).flatten(0, 1)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )  # (frames * windows, heads, places, head_dim)
+        )  # (frames * windows * heads, places, head_dim)
+        at_once = max(1, MAX_PRODUCTS // num_heads)
         bias = self.relative_position_bias().to(query.dtype)  # (1, heads, places, places)
-        at_once = max(1, MAX_PRODUCTS // self.num_attention_heads)
         if attention_mask is None:
             biases = [bias.expand(at_once, -1, -1, -1)]
         else:
-            # As many windows as divide those of a frame.
             at_once = math.gcd(at_once, len(attention_mask))
-            biases = (bias + attention_mask[:, None].to(bias.dtype)).split(at_once)
+            biases = (bias + attention_mask[:, None].to(query.dtype)).split(at_once)
         biases = [bias.flatten(0, 1) for bias in biases]
-        attended = []
-        states = (state.flatten(0, 1).split(at_once * self.num_attention_heads) for state in (query, key, value))
-        for index, (query, key, value) in enumerate(zip(*states)):
+        attended, groups = [], zip(*(states.split(at_once * num_heads) for states in (query, key, value)))
+        for index, (query, key, value) in enumerate(groups):
             bias = biases[index % len(biases)][: len(query)]
             weights = torch.baddbmm(bias, query, key.mT, alpha=self.scaling)
-            weights = weights.float().softmax(dim=-1).to(value.dtype)
-            attended.append(torch.bmm(weights, value))
-        return torch.cat(attended).unflatten(0, (num_windows, -1)).transpose(1, 2).flatten(2)
+            attended.append(torch.bmm(weights.float().softmax(dim=-1).to(value.dtype), value))
+        return torch.cat(attended).unflatten(0, (num_windows, num_heads)).transpose(1, 2).flatten(2)
 
 
 class AAVSSwinMLP(AAVSAdapterMixin, SwinMLP):
@@ -762,8 +758,12 @@ class AAVSDecoder(AAVSPreTrainedModel):  # trf-ignore: TRF013
         if self.mask_prompt_fusion:
             mask_features = mask_features + resize_prompt(prompt_masks, mask_features.shape[-2:]).to(mask_features)
         with torch.no_grad():
+            resized = mask_features
+            if is_cpu_inference(self, mask_features):
+                # Once, where resizing does it each time.
+                resized = mask_features.contiguous(memory_format=torch.channels_last)
             level_mask_features = [
-                nn.functional.interpolate(mask_features, size=x.shape[-2:], mode="bilinear", align_corners=False)
+                nn.functional.interpolate(resized, size=x.shape[-2:], mode="bilinear", align_corners=False)
                 for x in feature_maps
             ]
 
