@@ -70,12 +70,13 @@ def gather_points(
     def spread(of_levels: list[int], dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor(of_levels, dtype=dtype, device=device).repeat_interleave(num_points).repeat(num_heads)
 
-    # Column and row of the pixel above and to the left of a point, and how far the point is from it.
+    # Column and row of the pixel above and to the left of a point, and how far the point is from it: in the steps of
+    # `grid_sample`, since what is rounded otherwise here moves the point.
     heights, widths = (spread(sizes, dtype) for sizes in zip(*spatial_shapes))
     before = torch.full_like(widths, -1)
     x, y = sampling_locations.to(dtype).flatten(2, 4).unbind(-1)  # (batch_size, queries, heads * levels * points)
-    x = (x * widths).sub_(0.5).clamp_(before, widths)
-    y = (y * heights).sub_(0.5).clamp_(before, heights)
+    x = (2 * x).sub_(1).add_(1).mul_(widths / 2).sub_(0.5).clamp_(before, widths)
+    y = (2 * y).sub_(1).add_(1).mul_(heights / 2).sub_(0.5).clamp_(before, heights)
     column, row = x.floor(), y.floor()
     x, y = x.sub_(column), y.sub_(row)
 
