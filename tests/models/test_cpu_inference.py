@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from stepping_stones_hf.models.cpu_inference import Linear, linear, speed_up_linear_layers
+from stepping_stones_hf.models.cpu_inference import Linear, linear, softmax_of_short_rows, speed_up_linear_layers
 
 
 @pytest.fixture
@@ -65,6 +65,15 @@ def test_without_onednn_all_is_left_to_torch(calls, monkeypatch):
     layer, input = make_layer(), torch.randn(2048, 192)
     assert_close(linear(input, layer.weight, layer.bias), layer(input), atol=0, rtol=0)
     assert not calls
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 12), (7, 1), (1, 12)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_softmax_of_short_rows(shape, dtype):
+    logits = 10 * torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    output = softmax_of_short_rows(logits)
+    assert output.is_contiguous()
+    assert_close(output, logits.softmax(dim=-1))
 
 
 @pytest.mark.parametrize("training", [True, False])

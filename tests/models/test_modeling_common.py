@@ -656,7 +656,7 @@ def make_all_products_large(monkeypatch) -> None:
     """From here on models compute as they do with large frames."""
     monkeypatch.setattr(cpu_inference, "MIN_VECTORS", 0)
     monkeypatch.setattr(cpu_inference, "MIN_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(modeling_aavs, "MAX_PATCHES", 1)
+    monkeypatch.setattr(modeling_aavs, "MAX_BYTES", 1)
 
 
 def test_large_products_are_what_small_ones_are(case, monkeypatch):

@@ -67,6 +67,14 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
     return output.permute(0, 2, 3, 1).view(*input.shape[:-1], -1)
 
 
+def softmax_of_short_rows(logits: torch.Tensor) -> torch.Tensor:
+    """
+    The softmax over the last dimension, `(..., few)`, for many rows: torch takes rows one after the other, of columns
+    as many at a time as fit a register.
+    """
+    return logits.flatten(0, -2).T.softmax(dim=0).T.contiguous().view_as(logits)
+
+
 class Linear(nn.Linear):
     """[`torch.nn.Linear`] that computes its output with [`linear`] where nothing learns."""
 
@@ -83,4 +91,4 @@ def speed_up_linear_layers(model: nn.Module) -> None:
             module.__class__ = Linear
 
 
-__all__ = ["Linear", "is_cpu_inference", "linear", "speed_up_linear_layers"]
+__all__ = ["Linear", "is_cpu_inference", "linear", "softmax_of_short_rows", "speed_up_linear_layers"]

@@ -25,7 +25,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     multi_scale_deformable_attention,
 )
 
-from .cpu_inference import is_cpu_inference
+from .cpu_inference import is_cpu_inference, softmax_of_short_rows
 
 
 # From so many values at points on, 16 MB of them, a training on the CPU does not keep them.
@@ -70,33 +70,42 @@ def gather_points(
     num_lookups = batch_size * num_queries * num_heads * num_levels * num_points * 4
     integer = torch.int32 if num_lookups < 2**31 else torch.int64
 
+    # What differs between maps, for each head and point: rows of numbers as long as those of a query, since short ones
+    # cost more than what is computed of them.
+    def spread(of_levels: list[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(of_levels, dtype=dtype, device=device).repeat_interleave(num_points).repeat(num_heads)
+
     # Column and row of the pixel above and to the left of a point, and how far the point is from it: in the steps of
     # `grid_sample`, since what is rounded otherwise here moves the point.
-    sizes = [(width, height) for height, width in spatial_shapes]
-    sizes = torch.tensor(sizes, dtype=dtype, device=device)[:, None]
-    positions = (2 * sampling_locations.to(dtype)).sub_(1).add_(1).mul_(sizes / 2).sub_(0.5)
-    positions = positions.clamp_(sizes.new_tensor(-1.0), sizes)
-    corner = positions.floor()
-    right, below = (positions - corner).unbind(-1)
-    corner = corner.add_(1).nan_to_num_().to(integer)  # what comes out is NaN by `right` and `below`
+    heights, widths = (spread(sizes, dtype) for sizes in zip(*spatial_shapes))
+    before = torch.full_like(widths, -1)
+    x, y = sampling_locations.to(dtype).flatten(2, 4).unbind(-1)  # (batch_size, queries, heads * levels * points)
+    x = (2 * x).sub_(1).add_(1).mul_(widths / 2).sub_(0.5).clamp_(before, widths)
+    y = (2 * y).sub_(1).add_(1).mul_(heights / 2).sub_(0.5).clamp_(before, heights)
+    column, row = x.floor(), y.floor()
+    x, y = x.sub_(column), y.sub_(row)
 
     # Rows of the table.
-    num_pixels = torch.tensor([feature_map.shape[1] for feature_map in feature_maps], device=device)
-    strides = [(num_heads, (width + 3) * num_heads) for _, width in spatial_shapes]
-    strides = torch.tensor(strides, dtype=integer, device=device)
-    first = (
-        torch.arange(batch_size, device=device)[:, None, None] * num_pixels.sum() + num_pixels.cumsum(0) - num_pixels
-    )
-    first = (first * num_heads + torch.arange(num_heads, device=device)[:, None]).to(integer)[:, None, :, :, None]
-    index = first.addcmul(corner[..., 0], strides[:, :1]).addcmul_(corner[..., 1], strides[:, 1:])
-    corners = torch.stack([0 * strides[:, 0], *strides.unbind(1), strides.sum(1, dtype=integer)])  # (4, levels)
-    index = index[:, :, :, None] + corners[..., None]  # (batch_size, queries, num_heads, 4, levels, points)
+    num_pixels = [feature_map.shape[1] for feature_map in feature_maps]
+    first = [sum(num_pixels[:level]) + width + 4 for level, (_, width) in enumerate(spatial_shapes)]
+    first = num_heads * spread(first, integer).view(num_heads, -1)
+    first = (first + torch.arange(num_heads, dtype=integer, device=device)[:, None]).flatten()
+    first = first + sum(num_pixels) * num_heads * torch.arange(batch_size, dtype=integer, device=device)[:, None, None]
+    index = column.addcmul_(row, widths + 3).nan_to_num_()  # what comes out is NaN by x and y
+    index = index.to(integer).mul_(num_heads).add_(first)
+    below = index + spread([(width + 3) * num_heads for _, width in spatial_shapes], integer)
 
-    left, above, weights = 1 - right, 1 - below, attention_weights.to(dtype)
-    weights = torch.stack([left * above, right * above, left * below, right * below], dim=3) * weights[:, :, :, None]
-    output = nn.functional.embedding_bag(
-        index.flatten(0, 2).flatten(1), table, per_sample_weights=weights.flatten(0, 2).flatten(1), mode="sum"
+    weights = attention_weights.to(dtype).flatten(2)
+    weights_below = weights * y
+    weights = weights - weights_below
+    right, right_below = weights * x, weights_below * x
+    index = [index, index + num_heads, below, below + num_heads]
+    weights = [weights.sub_(right), right, weights_below.sub_(right_below), right_below]
+    index, weights = (
+        torch.stack([corner.view(-1, num_levels * num_points) for corner in corners], dim=1).flatten(1)
+        for corners in (index, weights)
     )
+    output = nn.functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
     return output.view(batch_size, num_queries, num_heads * head_dim).to(value.dtype)
 
 
@@ -220,10 +229,15 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         # In transformers' order, in which gradients are summed.
         queries = hidden_states + position_embeddings
         value = self.value_proj(hidden_states).view(*heads, -1)
-        offsets = self.sampling_offsets(queries).view(*heads, *points, 2)
-        weights = self.attention_weights(queries).view(*heads, -1).softmax(dim=-1).view(*heads, *points)
+        offsets = self.sampling_offsets(queries).view(*heads, -1)
+        weights = self.attention_weights(queries).view(*heads, -1)
+        weights = softmax_of_short_rows(weights) if is_cpu_inference(self, weights) else weights.softmax(dim=-1)
+        weights = weights.view(*heads, *points)
         shapes = torch.tensor(spatial_shapes, device=value.device)
-        locations = reference_points[:, :, None, :, None] + offsets / shapes.flip(1)[:, None]
+        # In rows of a head's points: CPUs take short ones one by one.
+        sizes = shapes.flip(1).repeat_interleave(self.n_points, dim=0).flatten()
+        references = reference_points.repeat_interleave(self.n_points, dim=2).flatten(2)[:, :, None]
+        locations = (references + offsets / sizes).view(*heads, *points, 2)
         starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
         output = self.attn(value, shapes, spatial_shapes, starts, locations, weights, self.im2col_step)
         return self.output_proj(output)

@@ -20,10 +20,13 @@ import torch
 from safetensors import safe_open
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForUniversalSegmentation
+from transformers.models.swin.modeling_swin import SwinAttention
 
 from stepping_stones_hf import AAVSConfig, AAVSForAudioVisualSegmentation, AAVSModel
+from stepping_stones_hf.models.aavs import modeling_aavs
+from stepping_stones_hf.models.aavs.modeling_aavs import AAVSSwinAttention, AAVSSwinBackbone
 
-from .conftest import make_inputs, make_labels, make_tiny_model
+from .conftest import make_config, make_inputs, make_labels, make_tiny_model
 
 
 def run(model, inputs, **kwargs):
@@ -260,3 +263,78 @@ def test_state_dicts_of_before_are_loaded(kind):
     other.load_state_dict(before)
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
+
+
+# Where nothing learns, on the CPU ------------------------------------------------------------------------------------
+
+
+def make_window_attention(dtype=torch.float32) -> AAVSSwinAttention:
+    """Four heads, windows of 3x3 places."""
+    torch.manual_seed(0)
+    swin = make_config().backbone_config.to_dict() | {"embed_dim": 32, "num_heads": [4] * 4, "window_size": 3}
+    backbone = AAVSSwinBackbone(make_config(backbone_config=swin))
+    # With relative position biases, which are 0 at first, and no attention that is the same everywhere.
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return backbone.swin.encoder.layers[0].blocks[0].attention.to(dtype).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("num_frames", "num_windows"), [(1, 1), (1, 6), (3, 5), (2, 8)])
+@pytest.mark.parametrize("max_products", [1, 8, 16, 1000])
+def test_windows_in_half_precision_attend_as_in_full_precision(
+    masked, num_frames, num_windows, max_products, monkeypatch
+):
+    monkeypatch.setattr(modeling_aavs, "MAX_PRODUCTS", max_products)
+    attention, half = make_window_attention(), make_window_attention(torch.bfloat16)
+    hidden_states = 0.2 * torch.randn(num_frames * num_windows, 9, 32)
+    mask = torch.where(torch.rand(num_windows, 9, 9) < 0.3, -100.0, 0.0) if masked else None
+    expected, _ = attention(hidden_states, mask)
+    tolerance = {"atol": 0.02 * expected.abs().max().item(), "rtol": 0}
+
+    def check(attention, *inputs):
+        output, weights = attention(*inputs)
+        assert weights is None and output.dtype == torch.bfloat16
+        assert_close(output.float(), expected, **tolerance)
+        with monkeypatch.context() as patch:
+            patch.setattr(modeling_aavs, "is_cpu_inference", lambda *_: False)
+            assert_close(output, attention(*inputs)[0], **tolerance)
+
+    check(half, hidden_states.bfloat16(), mask.bfloat16() if masked else None)
+    with torch.autocast("cpu", torch.bfloat16):
+        check(attention, hidden_states, mask)
+
+
+@pytest.mark.parametrize("case", ["trains", "has gradients", "full precision", "eager"])
+def test_whose_windows_attend_as_those_of_transformers(case, monkeypatch):
+    attention = make_window_attention(torch.float32 if case == "full precision" else torch.bfloat16)
+    hidden_states = torch.randn(4, 9, 32, dtype=attention.q_proj.weight.dtype, requires_grad=case == "has gradients")
+    calls, attend = [], AAVSSwinAttention.attend_in_products
+    monkeypatch.setattr(AAVSSwinAttention, "attend_in_products", lambda *args: calls.append(1) or attend(*args))
+    if case == "eager":
+        attention.config._attn_implementation = "eager"
+    attention.train(case == "trains")
+    output, weights = attention(hidden_states)
+    assert not calls and (weights is not None) == (case == "eager")
+    expected = SwinAttention.forward(attention, hidden_states)[0]
+    assert_close(output, expected + attention.adapter(expected), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "dtype", "portions"),
+    [(1, torch.float32, [1]), (3, torch.float32, [2, 1]), (4, torch.float32, [2, 2]), (4, torch.bfloat16, [4])],
+)
+def test_layers_of_swin_take_as_many_frames_as_fit_at_a_time(tiny_model, num_frames, dtype, portions, monkeypatch):
+    layer = tiny_model.model.backbone.swin.encoder.layers[1].blocks[1].to(dtype)
+    hidden_states = torch.randn(num_frames, 8 * 12, layer.layernorm_before.weight.numel(), dtype=dtype)
+    with torch.no_grad():
+        expected, _ = layer(hidden_states, (8, 12))
+    monkeypatch.setattr(modeling_aavs, "MAX_BYTES", 2 * 8 * 12 * hidden_states.shape[-1] * 4)
+    seen = []
+    layer.layernorm_before.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    with torch.no_grad():
+        output, _ = layer(hidden_states, (8, 12))
+    assert seen == portions
+    assert_close(output, expected)
+    layer(hidden_states.requires_grad_(True), (8, 12))
+    assert seen == [*portions, num_frames]

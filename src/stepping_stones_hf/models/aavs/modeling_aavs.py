@@ -27,6 +27,7 @@ have no residual connection; drop path is constant over depth.
 The backbone, the pixel decoder and parts of the loss are those of transformers.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -84,9 +85,12 @@ from .recipe_aavs import BACKBONE_ADAPTERS, renew_backbone_adapters, switch_off_
 # The decoder visits the feature maps of strides 32, 16 and 8 in turn.
 NUM_FEATURE_LEVELS = 3
 
-# Where nothing learns, CPUs compute layers of Swin on so many patches at a time: what is larger leaves their caches,
-# and new memory is handed out page by page.
-MAX_PATCHES = 9216
+# Where nothing learns, CPUs compute layers of Swin on so many bytes at a time, as many frames as that is: their
+# MLPs' are four times as many. What is larger leaves the caches, and above 32 MB memory is new each time.
+MAX_BYTES = 7 * 2**20
+
+# So many small matrices are multiplied at a time.
+MAX_PRODUCTS = 32
 
 
 @auto_docstring(
@@ -218,9 +222,42 @@ class AAVSAdapterMixin:
 class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
     adapted = "o_proj"
 
-    def forward(self, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_states, attn_weights = super().forward(*args, **kwargs)
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # hidden_states: (frames * windows, places, channels), attention_mask: (windows, places, places)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        in_products = dtype == torch.bfloat16 and self.config._attn_implementation == "sdpa"
+        if in_products and is_cpu_inference(self, hidden_states):
+            hidden_states, attn_weights = self.o_proj(self.attend_in_products(hidden_states, attention_mask)), None
+        else:
+            hidden_states, attn_weights = super().forward(hidden_states, attention_mask, **kwargs)
         return hidden_states + self.adapter(hidden_states), attn_weights
+
+    def attend_in_products(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """
+        The attention before its output projection, some windows at a time: torch's kernel for half precision takes
+        twice as long for the small matrices of windows as their products and softmax do.
+        """
+        num_windows, num_heads = len(hidden_states), self.num_attention_heads
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (num_heads, -1)).transpose(1, 2).flatten(0, 1)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )  # (frames * windows * heads, places, head_dim)
+        at_once = max(1, MAX_PRODUCTS // num_heads)
+        bias = self.relative_position_bias().to(query.dtype)  # (1, heads, places, places)
+        if attention_mask is None:
+            biases = [bias.expand(at_once, -1, -1, -1)]
+        else:
+            at_once = math.gcd(at_once, len(attention_mask))
+            biases = (bias + attention_mask[:, None].to(query.dtype)).split(at_once)
+        biases = [bias.flatten(0, 1) for bias in biases]
+        attended, groups = [], zip(*(states.split(at_once * num_heads) for states in (query, key, value)))
+        for index, (query, key, value) in enumerate(groups):
+            bias = biases[index % len(biases)][: len(query)]
+            weights = torch.baddbmm(bias, query, key.mT, alpha=self.scaling)
+            attended.append(torch.bmm(weights.float().softmax(dim=-1).to(value.dtype), value))
+        return torch.cat(attended).unflatten(0, (num_windows, num_heads)).transpose(1, 2).flatten(2)
 
 
 class AAVSSwinMLP(AAVSAdapterMixin, SwinMLP):
@@ -259,10 +296,10 @@ class AAVSSwinLayer(SwinLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # hidden_states: (frames, height * width, channels)
         forward = super().forward
-        num_frames = max(1, MAX_PATCHES // hidden_states.shape[1])
-        if not is_cpu_inference(self, hidden_states) or len(hidden_states) <= num_frames:
+        num_portions = min(len(hidden_states), math.ceil(hidden_states.nbytes / MAX_BYTES))
+        if not is_cpu_inference(self, hidden_states) or num_portions <= 1:
             return forward(hidden_states, input_dimensions, **kwargs)
-        outputs = [forward(frames, input_dimensions, **kwargs) for frames in hidden_states.split(num_frames)]
+        outputs = [forward(frames, input_dimensions, **kwargs) for frames in hidden_states.chunk(num_portions)]
         hidden_states, attentions = zip(*outputs)
         return torch.cat(hidden_states), None if attentions[0] is None else torch.cat(attentions)
 
@@ -721,8 +758,12 @@ class AAVSDecoder(AAVSPreTrainedModel):  # trf-ignore: TRF013
         if self.mask_prompt_fusion:
             mask_features = mask_features + resize_prompt(prompt_masks, mask_features.shape[-2:]).to(mask_features)
         with torch.no_grad():
+            resized = mask_features
+            if is_cpu_inference(self, mask_features):
+                # Once, where resizing does it each time.
+                resized = mask_features.contiguous(memory_format=torch.channels_last)
             level_mask_features = [
-                nn.functional.interpolate(mask_features, size=x.shape[-2:], mode="bilinear", align_corners=False)
+                nn.functional.interpolate(resized, size=x.shape[-2:], mode="bilinear", align_corners=False)
                 for x in feature_maps
             ]
 
