@@ -227,6 +227,7 @@ class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # hidden_states: (frames * windows, places, channels), attention_mask: (windows, places, places)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        # Eager attention has weights to return. trf-ignore: TRF051
         in_products = dtype == torch.bfloat16 and self.config._attn_implementation == "sdpa"
         if in_products and is_cpu_inference(self, hidden_states):
             hidden_states, attn_weights = self.o_proj(self.attend_in_products(hidden_states, attention_mask)), None
