@@ -18,7 +18,7 @@ against transformers' Mask2Former of the same size.
     python benchmarks/bench_train_step.py
     python benchmarks/bench_train_step.py --memory
 
-`plain` is what the released program does, with the same weights: transformers' criterion, which resizes nothing but
+`plain` is what the released program does, with the same weights: transformers' criterion, which resizes nothing; it
 matches frame by frame and layer by layer, samples the masks of all queries once for each frame and brings the costs to
 the CPU one by one; attention whose weights are in memory; deformable attention whose samples are. `at label size`
 brings the masks of all queries in all layers to the size of the labels before. Of Mask2Former the decoder trains, and
@@ -95,9 +95,9 @@ def plain_ways(model: PreTrainedModel, at_label_size: bool) -> Iterator[None]:
     with ExitStack() as patches:
         patches.enter_context(patch.object(model.criterion, "forward", get_losses))
         patches.enter_context(patch.object(deformable_attention, "MIN_SAMPLES", float("inf")))
+        patches.callback(model.set_attn_implementation, attention)
         model.set_attn_implementation("eager")
         yield
-        model.set_attn_implementation(attention)
 
 
 def take_step(way: str, model: PreTrainedModel, clip: dict) -> dict[str, float]:

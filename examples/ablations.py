@@ -539,7 +539,9 @@ def make_remedy_table(rows: dict[str, list[dict]], seeds: list[int]) -> str:
                 interval(values(remedy, part, figure) - values("plain", part, figure))
                 for figure in ("positive", "gap")
             ]
-            cells += [interval(values(remedy, part, name) / values("plain", part, name)) for name in FPRS]
+            for name in FPRS:
+                plain = values("plain", part, name).mean()
+                cells.append(f"{values(remedy, part, name).mean() / plain:.3f}" if plain > 0 else "")
             own = [
                 get_values(rows[name], seeds, *part, SEEN if part[0] == "full" else "miou")
                 for name in (remedy, "plain")
@@ -586,11 +588,27 @@ def check_all(experiment: Experiment) -> None:
         check_finished(experiment, seed, name)
 
 
+def run_experiments(experiments: dict[str, Experiment]) -> dict[str, list[dict]]:
+    """
+    Trains and evaluates what is missing; returns by experiment a row for each seed, run and prompt. What fails is told
+    once all experiments have ended.
+    """
+    for experiment in experiments.values():
+        check_all(experiment)
+    failures = []
+    for experiment in experiments.values():
+        try:
+            run_all(experiment)
+        except SystemExit as error:
+            failures.append(f"{experiment.output_dir}: {error.code}")
+    if failures:
+        sys.exit("\n".join(failures))
+    return {name: read_results(experiment) for name, experiment in experiments.items()}
+
+
 def run_experiment(experiment: Experiment) -> list[dict]:
-    """Trains and evaluates what is missing; returns a row for each seed, run and prompt."""
-    check_all(experiment)
-    run_all(experiment)
-    return read_results(experiment)
+    (rows,) = run_experiments({"": experiment}).values()
+    return rows
 
 
 def make_experiment(args: Namespace, output_dir: Path, **parts) -> Experiment:
@@ -628,7 +646,6 @@ def run_prompts(args: Namespace) -> tuple[list[dict], str]:
         stage_1_runs={"stage_1": []},
         stage_2_runs=PROMPT_RUNS,
         evaluations={},
-        robust=args.robust,
     )
     rows = run_experiment(experiment)
     return rows, make_table(rows, args.seeds)
@@ -636,9 +653,8 @@ def run_prompts(args: Namespace) -> tuple[list[dict], str]:
 
 def run_remedy(args: Namespace) -> tuple[list[dict], str]:
     """Rows and table of both stages with each remedy, and of plain ones."""
-    rows = {}
-    for remedy in args.remedies:
-        experiment = make_experiment(
+    experiments = {
+        remedy: make_experiment(
             args,
             args.output_dir / remedy,
             stage_1_runs={"stage_1": REMEDIES[remedy]},
@@ -646,9 +662,11 @@ def run_remedy(args: Namespace) -> tuple[list[dict], str]:
             evaluations={},
             robust=True,
         )
-        rows[remedy] = run_experiment(experiment)
-    table = make_remedy_table(rows, args.seeds)
-    return [{"remedy": remedy, **row} for remedy, found in rows.items() for row in found], table
+        for remedy in args.remedies
+    }
+    by_remedy = run_experiments(experiments)
+    rows = [{"remedy": remedy, **row} for remedy, found in by_remedy.items() for row in found]
+    return rows, make_remedy_table(by_remedy, args.seeds)
 
 
 def make_system_experiment(args: Namespace, system: str, evaluations: dict[str, Evaluation]) -> Experiment:
@@ -670,7 +688,7 @@ def run_table_2(args: Namespace) -> tuple[list[dict], str]:
     """Rows and table of all systems; also draws the figure."""
     qualities = {"qualities": EVALUATIONS["qualities"]}
     experiments = {system: make_system_experiment(args, system, qualities) for system in args.systems}
-    by_system = {system: run_experiment(experiment) for system, experiment in experiments.items()}
+    by_system = run_experiments(experiments)
     with write_whole(args.output_dir / "figure.png") as (partial_path,):
         draw_figure(experiments).save(partial_path)
     rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
@@ -708,7 +726,7 @@ def parse_options(argv: Sequence[str] | None) -> Namespace:
         "--runs", nargs="+", choices=[*STAGE_1_RUNS, *STAGE_2_RUNS], help="which of the parts; by default all"
     )
     parser.add_argument(
-        "--remedies", nargs="+", default=list(REMEDIES), choices=REMEDIES, help="which of them; plain is one"
+        "--remedies", nargs="+", choices=REMEDIES, help="which remedies, plain among them; by default all"
     )
     parser.add_argument("--data_dir", type=Path, help="copy of AVSBench; by default mini-AVSBench is made")
     parser.add_argument(
@@ -721,8 +739,13 @@ def parse_options(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if args.experiment in ("table2", "ease") and args.config is not None:
         raise ValueError(f"--config is for one system: {args.experiment} has a recipe for each system.")
+    if args.experiment != "remedy" and args.remedies is not None:
+        raise ValueError(f"--remedies is for remedy, not for {args.experiment}.")
+    args.remedies = args.remedies or list(REMEDIES)
     if "plain" not in args.remedies:
         raise ValueError("--remedies lacks plain, which the others are compared with.")
+    if args.experiment == "prompts" and args.robust:
+        raise ValueError("--robust is not for prompts: the evaluation has no soft masks.")
     if args.experiment != "parts" and args.runs is not None:
         raise ValueError(f"--runs is for the parts of one system, not for {args.experiment}.")
     if args.runs is not None and "stage_1" not in args.runs:

@@ -296,7 +296,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told_at_the_end(queue,
         queue()
     assert len(read_calls(tmp_path)) == 4 + 2 + 10 + 2
     lines = str(failed.value.code).splitlines()
-    assert lines[0] == "10 of 24 runs failed:"
+    assert lines[0] == f"{tmp_path / 'out'}: 10 of 24 runs failed:"
     log = tmp_path / "out" / "seed_2" / "full" / "output.txt"
     assert f"seed_2/full: train_stepping_stones.py failed, see {log}: No luck." in lines
     assert log.read_text() == "Begun.\nNo luck.\n"
@@ -310,7 +310,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told_at_the_end(queue,
     failing[2].touch()
     finish(tmp_path / "out")
     with pytest.raises(
-        SystemExit, match="^2 of 24 runs failed:\nseed_1/full: evaluate_stepping_stones.py failed, see "
+        SystemExit, match="out: 2 of 24 runs failed:\nseed_1/full: evaluate_stepping_stones.py failed, see "
     ):
         queue()
     assert len(read_calls(tmp_path)) == 1 + 8 + 1 + 1 + 2 + 1
@@ -362,10 +362,24 @@ def test_each_remedy_is_of_both_stages_and_compared_with_the_plain_model(queue, 
     half, quarter, eighth = "0.500 ± 0.000", "0.250 ± 0.000", "0.125 ± 0.000"
     assert heard["stage 1, MS3, plain"] == [half, eighth, *[quarter] * 3, *[half] * 3]
     assert heard["stage 2, masks of stage 1, both"] == [half, eighth, *[eighth] * 3, *[half] * 3]
-    assert changes["stage 2, true masks, both"] == [*["0.000 ± 0.000"] * 3, *[half] * 3]
+    assert changes["stage 2, true masks, both"] == [*["0.000 ± 0.000"] * 3, *["0.500"] * 3]
     assert not any("plain" in title for title in changes if title.startswith("stage"))
     with pytest.raises(ValueError, match="--remedies lacks plain"):
         queue("remedy", "--remedies", "both")
+    with pytest.raises(ValueError, match="--remedies is for remedy, not for prompts"):
+        queue("prompts", "--remedies", "plain")
+    with pytest.raises(ValueError, match="--robust is not for prompts"):
+        queue("prompts", "--robust")
+
+
+def test_a_remedy_that_fails_does_not_stop_the_others(queue, tmp_path):
+    (tmp_path / "scripts" / "seed_1-stage_1").touch()
+    with pytest.raises(SystemExit) as failed:
+        queue("remedy", "--remedies", "plain", "both")
+    lines = [line for line in str(failed.value.code).splitlines() if line.endswith("runs failed:")]
+    assert lines == [f"{tmp_path / 'out' / remedy}: 2 of 4 runs failed:" for remedy in ("plain", "both")]
+    calls = ["seed_1/stage_1", "seed_2/stage_1", "seed_2/full", "full/robustness"]
+    assert sorted(read_calls(tmp_path)) == sorted(calls * 2)
 
 
 def test_the_cost_of_a_run_is_that_of_all_its_calls(tmp_path, monkeypatch):

@@ -13,9 +13,12 @@
 # limitations under the License.
 """The fast way to points gives what transformers' plain one gives."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
 from stepping_stones_hf.models import deformable_attention
@@ -87,7 +90,7 @@ def test_what_is_not_finite_stays_in_its_query():
 
 
 @pytest.mark.parametrize("learns", range(3))
-def test_who_learns_or_compiles_gets_the_plain_way(monkeypatch, learns):
+def test_who_learns_from_few_points_or_compiles_gets_the_plain_way(monkeypatch, learns):
     monkeypatch.setattr(deformable_attention, "gather_points", lambda *_: pytest.fail("the fast way"))
     attention = MultiScaleDeformableAttention().eval()
 
@@ -126,6 +129,57 @@ def test_who_learns_from_many_points_keeps_no_samples_and_gets_the_gradients_of_
         torch.autograd.grad(output, tensors, output_grad), torch.autograd.grad(expected, tensors, output_grad)
     ):
         assert_close(grad, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_many_points_may_be_in_a_checkpoint(monkeypatch, use_reentrant):
+    monkeypatch.setattr(deformable_attention, "MIN_SAMPLES", 0)
+    attention = MultiScaleDeformableAttention()
+    value, shapes, locations, weights = make_inputs([(6, 9), (3, 5)])
+    tensors = [tensor.requires_grad_(True) for tensor in (value, locations, weights)]
+
+    def run(value, locations, weights):
+        return attention(value, torch.tensor(shapes), shapes, torch.tensor([0, 54]), locations, weights, 64)
+
+    gradients = []
+    for function in (run, partial(checkpoint, run, use_reentrant=use_reentrant)):
+        function(*tensors).square().sum().backward()
+        gradients.append([tensor.grad for tensor in tensors])
+        for tensor in tensors:
+            tensor.grad = None
+    assert_close(*gradients, atol=0, rtol=0)
+
+
+def test_many_points_have_no_second_derivatives(monkeypatch):
+    monkeypatch.setattr(deformable_attention, "MIN_SAMPLES", 0)
+    value, shapes, locations, weights = make_inputs([(6, 9), (3, 5)])
+    value.requires_grad_(True)
+    output = MultiScaleDeformableAttention()(
+        value, torch.tensor(shapes), shapes, torch.tensor([0, 54]), locations, weights, 64
+    )
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        torch.autograd.grad(output.sum(), value, create_graph=True)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_one_graph_has_any_number_of_frames(monkeypatch, learns):
+    value, shapes, locations, weights = make_inputs([(6, 9), (3, 5)])
+    # With one frame more there are as many samples as are not kept.
+    monkeypatch.setattr(deformable_attention, "MIN_SAMPLES", (len(value) + 1) * weights[0].numel() * value.shape[-1])
+
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = MultiScaleDeformableAttention()
+
+        def forward(self, value, locations, weights):
+            return self.attention(value, torch.tensor(shapes), shapes, torch.tensor([0, 54]), locations, weights, 64)
+
+    inputs = [tensor.requires_grad_(learns) for tensor in (value, locations, weights)]
+    frames = torch.export.Dim("frames", min=2, max=64)
+    exported = torch.export.export(Attention(), tuple(inputs), dynamic_shapes=[{0: frames}] * 3).module()
+    more = [torch.cat([tensor] * 3) for tensor in inputs]
+    assert_close(exported(*more), torch.cat([multi_scale_deformable_attention(value, shapes, *inputs[1:])] * 3))
 
 
 def test_reference_points_are_the_centers_of_the_pixels():

@@ -18,7 +18,6 @@ looks at a few points of each feature map, which it chooses itself.
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers.integrations import use_kernel_forward_from_hub
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
@@ -28,7 +27,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from .cpu_inference import is_cpu_inference, softmax_of_short_rows
 
 
-# From so many values at points on, 16 MB of them, a training on the CPU does not keep them.
+# From so many values at points on, in single precision 16 MB, a training on the CPU does not keep them.
 MIN_SAMPLES = 2**22
 
 
@@ -129,10 +128,11 @@ class GatherPoints(torch.autograd.Function):
         return gather_points(value, spatial_shapes, sampling_locations, attention_weights)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, output_grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        value, locations, weights = ctx.saved_tensors
-        value_grad, locations_grad, weights_grad = map(torch.empty_like, ctx.saved_tensors)
+        if torch.is_grad_enabled():
+            raise NotImplementedError("Deformable attention has no second derivatives (create_graph=True).")
+        value, locations, weights = tensors = ctx.saved_tensors  # checkpoints give them once
+        value_grad, locations_grad, weights_grad = map(torch.empty_like, tensors)
         sizes = [height * width for height, width in ctx.spatial_shapes]
         for frame, grad in enumerate(output_grad.unflatten(2, value.shape[2:])):
             grad = grad.permute(1, 2, 0).contiguous()[..., None]  # (num_heads, head_dim, queries, 1)
@@ -187,13 +187,13 @@ class MultiScaleDeformableAttention(nn.Module):
         inputs = (value, value_spatial_shapes_list, sampling_locations, attention_weights)
         if is_cpu_inference(self, value, sampling_locations, attention_weights):
             return gather_points(*inputs)
-        # Half precision, small inputs and compilers do better with the samples.
+        # Half precision, small inputs and compilers do better with the samples; the latter are not to see the size.
         if (
-            value.device.type == "cpu"
+            not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+            and value.device.type == "cpu"
             and value.dtype == sampling_locations.dtype == attention_weights.dtype
             and value.dtype in (torch.float32, torch.float64)
             and attention_weights.numel() * value.shape[-1] >= MIN_SAMPLES
-            and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         ):
             return GatherPoints.apply(*inputs)
         return multi_scale_deformable_attention(*inputs)

@@ -51,7 +51,8 @@ def get_matching_cost(
     num_points = mask_logits.shape[-1]
     probabilities = class_logits.softmax(-1)[..., :-1]  # "no object" is nobody's class
     class_cost = -probabilities.gather(2, classes[:, None].expand(-1, probabilities.shape[1], -1))
-    # bce(x, 1) = softplus(-x) and bce(x, 0) = softplus(x) = softplus(-x) + x; softplus of beta -1 is -softplus(-x).
+    # bce(x, 1) = softplus(-x) and bce(x, 0) = softplus(x) = softplus(-x) + x; softplus of beta -1
+    # is -softplus(-x), and needs no copy of -x.
     mask_cost = mask_logits @ (1 - masks).mT - nn.functional.softplus(mask_logits, beta=-1).sum(-1, keepdim=True)
     mask_cost = mask_cost / num_points
     scores = mask_logits.sigmoid()

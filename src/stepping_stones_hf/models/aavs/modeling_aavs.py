@@ -250,7 +250,7 @@ class AAVSSwinAttention(AAVSAdapterMixin, SwinAttention):
         if attention_mask is None:
             biases = [bias.expand(at_once, -1, -1, -1)]
         else:
-            at_once = math.gcd(at_once, len(attention_mask))
+            at_once = max(number for number in range(1, at_once + 1) if len(attention_mask) % number == 0)
             biases = (bias + attention_mask[:, None].to(query.dtype)).split(at_once)
         biases = [bias.flatten(0, 1) for bias in biases]
         attended, groups = [], zip(*(states.split(at_once * num_heads) for states in (query, key, value)))
@@ -297,9 +297,10 @@ class AAVSSwinLayer(SwinLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # hidden_states: (frames, height * width, channels)
         forward = super().forward
-        num_portions = min(len(hidden_states), math.ceil(hidden_states.nbytes / MAX_BYTES))
-        if not is_cpu_inference(self, hidden_states) or num_portions <= 1:
+        # Compilers are not to see the size.
+        if not is_cpu_inference(self, hidden_states) or len(hidden_states) <= 1 or hidden_states.nbytes <= MAX_BYTES:
             return forward(hidden_states, input_dimensions, **kwargs)
+        num_portions = min(len(hidden_states), math.ceil(hidden_states.nbytes / MAX_BYTES))
         outputs = [forward(frames, input_dimensions, **kwargs) for frames in hidden_states.chunk(num_portions)]
         hidden_states, attentions = zip(*outputs)
         return torch.cat(hidden_states), None if attentions[0] is None else torch.cat(attentions)
