@@ -72,8 +72,8 @@ start = time.process_time()
 import stepping_stones_hf
 print(json.dumps(time.process_time() - start))
 """
-    seconds = min(json.loads(run_python(code).splitlines()[-1]) for _ in range(3))
-    assert seconds < 0.3
+    # Twice more on a machine that is busy.
+    assert any(json.loads(run_python(code).splitlines()[-1]) < 0.3 for _ in range(3))
 
 
 def test_files_that_are_no_code_are_packaged():

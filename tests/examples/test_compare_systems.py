@@ -361,6 +361,7 @@ def test_published_figures_are_those_of_the_page_of_models():
     assert checked == {"AAVS", "AVSegFormer", "CAVP", "TPAVI"}
 
 
+@pytest.mark.slow
 def test_real_clips_run_through(shared_dir, models, tmp_path):
     systems = [f"localizer={models / 'two_stages' / 'localizer'}", f"one={models / 'one_stage'}"]
     rows = run(shared_dir / "real_clips", tmp_path / "out", "--systems", *systems)

@@ -65,6 +65,7 @@ def test_frames_without_annotation_do_not_count():
     assert_close(compute_pair_loss(pairs, labels, num_pairs=torch.tensor(4.0)), loss / 4)
 
 
+@pytest.mark.slow
 def test_with_negatives_a_model_learns_to_leave_other_sounds_unmarked():
     """Four frames, each with an object of its own and its sound; beside them the same frames with others' sounds."""
     torch.manual_seed(0)
