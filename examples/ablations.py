@@ -56,7 +56,7 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -142,13 +142,6 @@ LOCALIZER_TITLES = {
     "stage_1_longer": "the same, three times the steps",
     "stage_1_shared_query": "shared audio query (T3)",
     "stage_1_silence": "trained and tested without sound",
-}
-REMEDY_TITLES = {
-    "plain": "plain",
-    "negatives": "negatives",
-    "pair_loss": "pair loss",
-    "both": "both",
-    "both_with_noise": "both, with noise",
 }
 # Figures of results.csv, with their headings: IoU of what sounds with the own sound and, on average, with the others.
 LISTENING = {"positive": "P", "negative": "N", "gap": "gap", "fpr": "FPR with other sounds"}
@@ -526,7 +519,7 @@ def make_remedy_table(rows: dict[str, list[dict]], seeds: list[int]) -> str:
         return get_values(rows[remedy], seeds, *part, figure)
 
     heard = [
-        [f"{title}, {REMEDY_TITLES[remedy]}", *(interval(values(remedy, part, figure)) for figure in figures)]
+        [f"{title}, {remedy.replace('_', ' ')}", *(interval(values(remedy, part, figure)) for figure in figures)]
         for part, title in parts.items()
         for remedy in rows
     ]
@@ -546,7 +539,7 @@ def make_remedy_table(rows: dict[str, list[dict]], seeds: list[int]) -> str:
                 get_values(rows[name], seeds, *part, SEEN if part[0] == "full" else "miou")
                 for name in (remedy, "plain")
             ]
-            changes.append([f"{title}, {REMEDY_TITLES[remedy]}", interval(own[0] - own[1]), *cells])
+            changes.append([f"{title}, {remedy.replace('_', ' ')}", interval(own[0] - own[1]), *cells])
     return "\n\n".join(
         [
             format_table(["does it listen?", *figures.values()], heard),
@@ -588,21 +581,23 @@ def check_all(experiment: Experiment) -> None:
         check_finished(experiment, seed, name)
 
 
-def run_experiments(experiments: dict[str, Experiment]) -> dict[str, list[dict]]:
-    """
-    Trains and evaluates what is missing; returns by experiment a row for each seed, run and prompt. What fails is told
-    once all experiments have ended.
-    """
-    for experiment in experiments.values():
-        check_all(experiment)
+def run_missing(experiments: Iterable[Experiment]) -> None:
+    """Trains and evaluates what is missing; what fails is told once all experiments have ended."""
     failures = []
-    for experiment in experiments.values():
+    for experiment in experiments:
         try:
             run_all(experiment)
         except SystemExit as error:
             failures.append(f"{experiment.output_dir}: {error.code}")
     if failures:
         sys.exit("\n".join(failures))
+
+
+def run_experiments(experiments: dict[str, Experiment]) -> dict[str, list[dict]]:
+    """By experiment a row for each seed, run and prompt, of what is there and of what was missing."""
+    for experiment in experiments.values():
+        check_all(experiment)
+    run_missing(experiments.values())
     return {name: read_results(experiment) for name, experiment in experiments.items()}
 
 
@@ -704,15 +699,16 @@ def run_ease(args: Namespace) -> tuple[list[dict], str]:
         experiments[system] = make_system_experiment(args, system, {f"masks_of_{other.lower()}": crossed})
     for experiment in experiments.values():
         check_all(experiment)
-    for experiment in experiments.values():
-        run_all(replace(experiment, stage_2_runs={}))  # the localizers: each prompts both systems
-    by_system = {}
-    for system, experiment in experiments.items():
-        run_all(experiment)
-        by_system[system] = [
+    # The localizers first: each prompts both systems.
+    run_missing(replace(experiment, stage_2_runs={}) for experiment in experiments.values())
+    run_missing(experiments.values())
+    by_system = {
+        system: [
             row | {"prompt": f"masks of {system}" if row["prompt"] == ACTUAL else row["prompt"]}
             for row in read_results(experiment)
         ]
+        for system, experiment in experiments.items()
+    }
     rows = [{"system": system, **row} for system, found in by_system.items() for row in found]
     return rows, make_ease_table(by_system, args.seeds)
 
